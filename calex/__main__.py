@@ -1,0 +1,80 @@
+"""The front door: `python -m calex VERB` runs one step of the pipeline by hand, as the workflow runs it."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import errno
+import importlib
+import os
+import sys
+
+from calex import __version__
+from calex.errors import CalexError, suggestion
+from calex.plugins import PACKAGE
+
+# In the order of the data's way; the last ones are for people.
+VERBS = (
+    "prepare-dataset",
+    "measure-taps",
+    "train-backbone",
+    "cache-features",
+    "train-branch",
+    "weigh-survivors",
+    "calibrate",
+    "evaluate",
+    "pareto",
+    "report",
+    "inspect",
+    "verify",
+)
+
+
+def docstring(verb: str) -> str:
+    """What a verb does, read from its file: asking for help never imports torch."""
+    source = (PACKAGE / "steps" / f"{verb.replace('-', '_')}.py").read_text(encoding="utf-8")
+    return ast.get_docstring(ast.parse(source)) or ""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: python -m calex VERB [--help | options]\n\nThe steps of the pipeline, in the order of the data's way:\n")
+        for verb in VERBS:
+            print(f"  {verb:<16} {docstring(verb).splitlines()[0]}")
+        print(
+            "\nThe workflow calls exactly these: `snakemake -n --printshellcmds results/pareto_digits.html` prints the lines."
+        )
+        return 0
+    verb, *rest = arguments
+    if verb == "--version":
+        print(__version__)
+        return 0
+    if verb not in VERBS:
+        print(f"calex: error: unknown verb '{verb}', {suggestion(verb, VERBS)}", file=sys.stderr)
+        return 2
+    parser = argparse.ArgumentParser(
+        prog=f"python -m calex {verb}", description=docstring(verb), formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    try:
+        step = importlib.import_module(f"calex.steps.{verb.replace('-', '_')}")
+        step.add_arguments(parser)
+        step.run(parser.parse_args(rest))
+    except CalexError as error:
+        print(f"calex {verb}: error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno == errno.EPIPE:  # the reader has gone (`| head`): nothing is wrong
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        remedy = "make room and rerun" if error.errno == errno.ENOSPC else "check the path and its permissions"
+        print(f"calex {verb}: error: {error.filename or 'a file'}: {error.strerror or error}; {remedy}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"calex {verb}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

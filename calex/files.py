@@ -1,0 +1,84 @@
+"""Files that are either whole or absent, and the one spelling of JSON that is compared and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calex.errors import CalexError
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path in the same folder that becomes `path` in one rename, if the block succeeds.
+
+    The name holds the process id: a job that outlives its killed parent cannot meet its own successor.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        with open(partial, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def sha256(*parts: bytes | memoryview | np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else part)
+    return digest.hexdigest()
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CalexError(f"{path}: not valid JSON ({error}); delete it and rerun the step that makes it") from None
+
+
+def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+    """Uncompressed, so that reading costs what the disk costs; the same arrays give the same bytes."""
+    with replacing(path) as partial, open(partial, "wb") as handle:
+        np.savez(handle, allow_pickle=False, **arrays)
+
+
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise CalexError(f"{path}: damaged ({error}); delete it and rerun the step that makes it") from None
+
+
+def write_npy(path: str | Path, array: np.ndarray) -> None:
+    with replacing(path) as partial, open(partial, "wb") as handle:
+        np.save(handle, array, allow_pickle=False)
+
+
+def read_npy(path: str | Path) -> np.ndarray:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise CalexError(f"{path}: damaged ({error}); delete it and rerun the step that makes it") from None

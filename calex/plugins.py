@@ -1,0 +1,71 @@
+"""What exists under a name: one file a thing, found by its name, imported only when it is used.
+
+A *kind* is a folder of this package (`heads`, `policies`, …). A file in it is a plugin: its name is what
+the config says, its literal `OPTIONS` are the keys its config block may hold with their defaults. Options
+are read from the source without importing it, so that checking a config never loads torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from calex.errors import CalexError, suggestion
+
+PACKAGE = Path(__file__).parent
+
+
+def names(kind: str) -> list[str]:
+    """Every plugin of a kind, sorted."""
+    return sorted(file.stem for file in (PACKAGE / kind).glob("*.py") if not file.stem.startswith("_"))
+
+
+def source(kind: str, name: str, where: str | None = None) -> Path:
+    """The file of a plugin; `where` says in an error which key or flag asked for it."""
+    if name not in names(kind):
+        raise CalexError(f"{where or kind}: unknown name '{name}', {suggestion(name, names(kind))}")
+    return PACKAGE / kind / f"{name}.py"
+
+
+@cache
+def constants(file: Path) -> dict[str, Any]:
+    """The literal module-level assignments of a source file, without running it."""
+    found = {}
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            try:
+                found[node.targets[0].id] = ast.literal_eval(node.value)
+            except ValueError:
+                continue
+    return found
+
+
+def complete(kind: str, block: dict[str, Any], where: str) -> dict[str, Any]:
+    """A plugin's config block with every option present; an unknown option is an error with its near miss."""
+    options = constants(source(kind, block["name"], f"{where}.name")).get("OPTIONS", {})
+    for key, value in block.items():
+        if key == "name":
+            continue
+        if key not in options:
+            raise CalexError(f"{where}: unknown key '{key}', {suggestion(key, ['name', *options])}")
+        default = options[key]
+        numeric = isinstance(default, (int, float)) and not isinstance(default, bool)
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool) if numeric else isinstance(value, type(default))
+        if default is not None and not fits:
+            raise CalexError(f"{where}.{key}: expected something like {default!r}, got {value!r}")
+    return {"name": block["name"], **options, **block}
+
+
+def load(kind: str, name: str) -> ModuleType:
+    """Import a plugin."""
+    source(kind, name)
+    return importlib.import_module(f"calex.{kind}.{name}")
+
+
+def options_of(block: dict[str, Any]) -> dict[str, Any]:
+    """A config block less its name: the keyword arguments of the plugin's function."""
+    return {key: value for key, value in block.items() if key != "name"}
