@@ -1,0 +1,150 @@
+"""Which operating points count, decided on validation images and read off on test images.
+
+A *curve* is everything that one (dataset, backbone, method, policy, seed) offers, its variants pooled. Points
+are chosen by their `val` rows alone; the `test` rows only say what the choice turned out to be worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+CURVE = ("dataset", "backbone", "method", "policy", "seed")
+POINT = ("dataset", "backbone", "method", "variant", "policy", "seed", "point")
+# Area: FLOPs reductions of 30 to 70 %. Built from integers, so that 0.7 is 0.7 and not a rounding below it.
+AREA_BUDGETS = tuple((np.arange(300, 701) / 1000).tolist())
+
+
+def front(accuracy: np.ndarray, cost: np.ndarray) -> np.ndarray:
+    """Mask (n,) of the points that no other beats: at least as accurate and as cheap, and better in one.
+
+    Equal points do not beat each other: duplicates stay or go together.
+    """
+    accuracy, cost = np.asarray(accuracy, dtype=np.float64), np.asarray(cost, dtype=np.float64)
+    if accuracy.shape != cost.shape or accuracy.ndim != 1:
+        raise ValueError(f"accuracy and cost must be vectors of one length, got shapes {accuracy.shape} and {cost.shape}")
+    if not (np.isfinite(accuracy).all() and np.isfinite(cost).all()):
+        raise ValueError("accuracy and cost must be finite: a NaN has no place in an order")
+    order = np.lexsort((-accuracy, cost))
+    sorted_accuracy, sorted_cost = accuracy[order], cost[order]
+    # Points of equal cost form a run, best first. A run's best stays if it exceeds everything cheaper.
+    starts = np.flatnonzero(np.diff(sorted_cost, prepend=-np.inf) > 0)
+    best_up_to = np.maximum.accumulate(sorted_accuracy)
+    best_cheaper = np.concatenate(([-np.inf], best_up_to[starts[1:] - 1])) if len(starts) else np.empty(0)
+    run = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(order)))
+    mask = np.empty(len(order), dtype=bool)
+    mask[order] = (sorted_accuracy == sorted_accuracy[starts][run]) & (sorted_accuracy > best_cheaper[run])
+    return mask
+
+
+def mark_fronts(points: pl.DataFrame) -> pl.DataFrame:
+    """`points` with `on_front`: the front of each curve's `val` rows, said on every row of the same point.
+
+    A point without a `val` row cannot be chosen, so it is on no front.
+    """
+    marked = [
+        curve.select(*POINT, on_front=pl.Series(front(curve["accuracy"].to_numpy(), curve["flops_fraction"].to_numpy())))
+        for curve in points.filter(pl.col("split") == "val").partition_by(CURVE, maintain_order=True)
+    ]
+    points = points.drop("on_front", strict=False)
+    if not marked:
+        return points.with_columns(on_front=pl.lit(False))
+    return points.join(pl.concat(marked), on=POINT, how="left", maintain_order="left").with_columns(
+        pl.col("on_front").fill_null(False)
+    )
+
+
+def at_budgets(points: pl.DataFrame, budgets: Sequence[float]) -> pl.DataFrame:
+    """For each curve and budget, the point one would deploy: one row each, nulls where no point fits.
+
+    That point has the best validation accuracy among those whose validation cost (`flops_fraction`) is at most
+    the budget; ties go to the lower validation cost, then to the lower variant and point. Columns: the curve's
+    key, budget, variant, point, parameters, val_accuracy, val_flops_fraction, test_accuracy,
+    test_flops_fraction (what the choice really costs) and exit_share (test).
+    """
+    val = points.filter(pl.col("split") == "val").select(
+        *POINT, "parameters", val_accuracy="accuracy", val_flops_fraction="flops_fraction"
+    )
+    test = points.filter(pl.col("split") == "test").select(
+        *POINT, "exit_share", test_accuracy="accuracy", test_flops_fraction="flops_fraction"
+    )
+    # Walking up in cost, a choice changes only where the best accuracy so far is exceeded. The sort puts the
+    # winner of every tie first, so the last such change within the budget is the choice.
+    changes = val.sort(
+        *CURVE, "val_flops_fraction", "val_accuracy", "variant", "point", descending=[False] * 6 + [True, False, False]
+    ).filter(pl.col("val_accuracy") > pl.col("val_accuracy").cum_max().shift(1).over(CURVE).fill_null(-float("inf")))
+    asked = (
+        points.select(CURVE)
+        .unique()
+        .join(pl.DataFrame({"budget": budgets}, schema={"budget": pl.Float64}), how="cross")
+        .sort("budget")
+    )
+    chosen = asked.join_asof(
+        changes.sort("val_flops_fraction"),
+        left_on="budget",
+        right_on="val_flops_fraction",
+        by=CURVE,
+        strategy="backward",
+        coalesce=False,
+        check_sortedness=False,  # both sides are sorted above; polars cannot see that through `by`
+    )
+    return (
+        chosen.join(test, on=POINT, how="left")
+        .select(
+            *CURVE,
+            "budget",
+            "variant",
+            "point",
+            "parameters",
+            "val_accuracy",
+            "val_flops_fraction",
+            "test_accuracy",
+            "test_flops_fraction",
+            "exit_share",
+        )
+        .sort(*CURVE, "budget")
+    )
+
+
+def curve_on_grid(points: pl.DataFrame, grid: Sequence[float]) -> pl.DataFrame:
+    """Each curve as a step function of the budget: the test accuracy of its choice at every budget of `grid`.
+
+    Columns: the curve's key, budget, test_accuracy (null below the cheapest point).
+    """
+    return at_budgets(points, grid).select(*CURVE, "budget", "test_accuracy")
+
+
+def area(points: pl.DataFrame) -> pl.DataFrame:
+    """The mean test accuracy of each curve over FLOPs reductions from 30 % to 70 %.
+
+    Columns: the curve's key, area (null if nothing fits), covered (the share of the range that has a point),
+    partial. Where no point fits, the reduction is left out of the mean: a partial area compares with no other.
+    """
+    return (
+        curve_on_grid(points, AREA_BUDGETS)
+        .group_by(CURVE, maintain_order=True)
+        .agg(area=pl.col("test_accuracy").mean(), covered=pl.col("test_accuracy").is_not_null().mean())
+        .with_columns(partial=pl.col("covered") < 1)
+    )
+
+
+def over_seeds(frame: pl.DataFrame, value: str) -> pl.DataFrame:
+    """The band over seeds: `frame` without its seeds, `value` as mean, low and high (its minimum and maximum).
+
+    Columns: the curve's key without the seed, budget if `frame` has one, mean, low, high, seeds (how many have
+    a value), of (how many there are). Only seeds with a value enter: compare `seeds` with `of`.
+    """
+    key = [name for name in (*CURVE, "budget") if name in frame.columns and name != "seed"]
+    return (
+        frame.group_by(key)
+        .agg(
+            mean=pl.col(value).mean(),
+            low=pl.col(value).min(),
+            high=pl.col(value).max(),
+            seeds=pl.col(value).count().cast(pl.Int64),
+            of=pl.len().cast(pl.Int64),
+        )
+        .sort(key)
+    )
