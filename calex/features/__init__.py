@@ -1,0 +1,1 @@
+"""The feature store: what the frozen backbone computed, once, in the order layout → chunks → writer → store → loader."""

@@ -1,0 +1,186 @@
+"""Reading a feature store: nothing that is missing, damaged or foreign is ever handed out as data.
+
+A store is a plain Zarr v3 group, `{split}.zarr`, beside a manifest, `{split}.json`, that is written last. Opening
+checks everything that can be checked without reading features; reading checks the chunk that it reads.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calex.errors import CalexError
+from calex.features import chunks
+from calex.features.chunks import REMEDY, Entry
+from calex.features.layout import Layout, key
+from calex.files import canonical_json, read_json, sha256
+from calex.progress import track
+
+FORMAT = 1
+CODEC_CHAINS = {"none": ["bytes", "crc32c"], "lz4": ["bytes", "blosc", "crc32c"], "zstd": ["bytes", "zstd", "crc32c"]}
+
+
+class Store:
+    """An opened store. Arrays are NumPy arrays of the stored dtype; `layout` names V, N, C, H, W, K and the chunk rows."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any], layout: Layout):
+        self.path, self.manifest, self.layout = path, manifest, layout
+        self.entries = {name: Entry(**entry) for name, entry in manifest["chunks"].items()}
+        self.arrays = layout.arrays
+        self.labels: np.ndarray = self.chunk("labels")
+        self.index: np.ndarray = self.chunk("index")
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What the dump's caller recorded: fingerprints, names, transform, precision, versions, FLOPs."""
+        return self.manifest["provenance"]
+
+    def chunk(self, name: str, view: int = 0, number: int = 0) -> np.ndarray:
+        """One verified chunk of one array, without the view axis and without padding: (rows, …)."""
+        array, where = self.arrays[name], key(name, view, number)
+        start, stop = self.layout.bounds(number) if name in self.layout.feature_arrays else (0, self.layout.images)
+        payload = chunks.payload_of(self.path / where, self.entries[where])
+        return chunks.decode(payload, array, self.layout.codec, stop - start, self.path / where)
+
+    def read(self, tap: int, view: int, chunk_number: int) -> np.ndarray:
+        """A verified chunk of a tap: (rows, C, H, W) float16 or float32.
+
+        Raises CalexError, naming the chunk, when it is missing, truncated, damaged or another chunk.
+        """
+        return self.chunk(f"tap{tap}", view, chunk_number)
+
+    def whole(self, name: str) -> np.ndarray:
+        """A whole array, every chunk verified: (V, N, …)."""
+        array = self.arrays[name]
+        result = np.empty(array.shape, array.dtype)
+        for view in range(self.layout.views):
+            for number in range(self.layout.chunks):
+                start, stop = self.layout.bounds(number)
+                result[view, start:stop] = self.chunk(name, view, number)
+        return result
+
+    def tap(self, tap: int) -> np.ndarray:
+        """(V, N, C, H, W), float16 or float32 as stored."""
+        return self.whole(f"tap{tap}")
+
+    @cached_property
+    def log_softmax(self) -> np.ndarray:
+        """(V, N, K) float32: the backbone's log-probabilities."""
+        return self.whole("log_softmax")
+
+
+def open_store(folder: str | Path, split: str, *, dataset: str | None = None, backbone: str | None = None) -> Store:
+    """Open `{folder}/{split}.zarr`, strictly and cheaply (features themselves are checked as they are read).
+
+    dataset, backbone: fingerprints that the store must have been made from.
+    Raises CalexError, naming the file and the remedy, for a manifest that is missing, damaged, edited, of another
+    format or of another store; metadata or a chunk file that is missing or not as the manifest says.
+    """
+    path, manifest_path = Path(folder) / f"{split}.zarr", Path(folder) / f"{split}.json"
+    if not manifest_path.is_file():
+        raise CalexError(f"{manifest_path}: no manifest, so the store is not complete; run cache-features")
+    manifest = read_manifest(manifest_path)
+    if manifest["split"] != split:
+        raise CalexError(f"{manifest_path}: manifest of split '{manifest['split']}', not of '{split}'; {REMEDY}")
+    for name, asked in (("dataset", dataset), ("backbone", backbone)):
+        found = manifest["provenance"].get(f"{name}_fingerprint")
+        if asked is not None and found != asked:
+            raise CalexError(f"{manifest_path}: made from another {name} ({found}, asked for {asked}); {REMEDY}")
+    return open_at(path, manifest)
+
+
+def open_at(path: Path, manifest: dict[str, Any]) -> Store:
+    """Check a store's files against its manifest, which is taken as true."""
+    if not path.is_dir():
+        raise CalexError(f"{path}: the store is gone, only its manifest is left; {REMEDY}")
+    layout = Layout.from_json(manifest["layout"])
+    check_metadata(path, layout, manifest["metadata"])
+    if sorted(manifest["chunks"]) != sorted(layout.chunk_paths()):
+        raise CalexError(f"{path}: the manifest's chunks are not those of its layout; {REMEDY}")
+    for where, entry in manifest["chunks"].items():
+        try:
+            size = (path / where).stat().st_size
+        except FileNotFoundError:
+            raise CalexError(f"{path / where}: chunk is missing; {REMEDY}") from None
+        if size != entry["bytes"]:
+            raise CalexError(f"{path / where}: chunk has {size} bytes where the manifest says {entry['bytes']}; {REMEDY}")
+    return Store(path, manifest, layout)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """A manifest whose format is known and whose own checksum holds."""
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or "format" not in manifest:
+        raise CalexError(f"{path}: not a feature store's manifest; {REMEDY}")
+    if manifest["format"] != FORMAT:
+        raise CalexError(f"{path}: store format {manifest['format']}, this calex reads format {FORMAT}; {REMEDY}")
+    if manifest.get("checksum") != checksum(manifest):
+        raise CalexError(f"{path}: manifest was edited or damaged (its checksum does not match); {REMEDY}")
+    return manifest
+
+
+def checksum(manifest: dict[str, Any]) -> str:
+    """sha256 over all of a manifest but this checksum itself."""
+    return sha256(canonical_json({name: value for name, value in manifest.items() if name != "checksum"}).encode())
+
+
+def check_metadata(path: Path, layout: Layout, metadata: dict[str, str]) -> None:
+    """Each zarr.json is the one that was written, and says what the layout says."""
+    expected = {"zarr.json", *(f"{name}/zarr.json" for name in layout.arrays)}
+    if set(metadata) != expected:
+        raise CalexError(f"{path}: the manifest's arrays are not those of its layout; {REMEDY}")
+    for where, digest in metadata.items():
+        try:
+            text = (path / where).read_bytes()
+        except FileNotFoundError:
+            raise CalexError(f"{path / where}: missing; {REMEDY}") from None
+        if sha256(text) != digest:
+            raise CalexError(f"{path / where}: not the metadata that the manifest names (edited, or of another dump); {REMEDY}")
+        if where == "zarr.json":
+            continue
+        node, array = json.loads(text), layout.arrays[where.removesuffix("/zarr.json")]
+        found = {
+            "shape": node["shape"],
+            "data_type": node["data_type"],
+            "chunks": node["chunk_grid"]["configuration"]["chunk_shape"],
+            "codecs": [codec["name"] for codec in node["codecs"]],
+        }
+        wanted = {
+            "shape": list(array.shape),
+            "data_type": array.dtype.name,
+            "chunks": list(array.chunk),
+            "codecs": CODEC_CHAINS[layout.codec],
+        }
+        for what in wanted:
+            if found[what] != wanted[what]:
+                raise CalexError(f"{path / where}: {what} is {found[what]} where the layout has {wanted[what]}; {REMEDY}")
+
+
+def verify(folder: str | Path, split: str) -> list[str]:
+    """Recheck every byte of a store; the problems found, one line each (none: the store is whole).
+
+    Rereads each chunk against the manifest's sha256 and looks for values that are not finite.
+    """
+    try:
+        store = open_store(folder, split)
+    except CalexError as error:
+        return [str(error)]
+    problems = []
+    places = [(name, view, n) for name in store.layout.feature_arrays for view in range(store.layout.views)
+              for n in range(store.layout.chunks)]  # fmt: skip
+    for name, view, number in track([*places, ("labels", 0, 0), ("index", 0, 0)], f"verify {split}", len(places) + 2, "chunk"):
+        where = key(name, view, number)
+        try:
+            block = store.chunk(name, view, number)
+        except CalexError as error:
+            problems.append(str(error))
+            continue
+        if chunks.sha256_of(store.path / where) != store.entries[where].sha256:
+            problems.append(f"{store.path / where}: sha256 does not match; {REMEDY}")
+        if block.dtype.kind == "f" and not np.isfinite(block).all():
+            problems.append(f"{store.path / where}: holds values that are not finite; {REMEDY}")
+    return problems
