@@ -20,7 +20,7 @@ def say(message: str) -> None:
 def track(
     items: Iterable[Item], label: str, total: int, unit: str = "it", scale: int = 1, every: float = 5.0
 ) -> Iterator[Item]:
-    """Pass `items` through: a bar on a terminal; elsewhere (a pipe, a log) a line every few seconds.
+    """Pass `items` through: a bar on a terminal; elsewhere (a pipe, a log) a line every few seconds; the end is the caller's to announce.
 
     `scale` is how many `unit`s one item holds, so that rates are in images and not in batches.
     """
@@ -39,4 +39,3 @@ def track(
             rate = done / (now - begun)
             say(f"{label}: {done}/{total} ({rate * scale:.3g} {unit}/s, {(total - done) / rate:.0f} s to go)")
             last = now
-    say(f"{label}: done in {time.monotonic() - begun:.1f} s")

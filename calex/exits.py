@@ -1,0 +1,79 @@
+"""What the trained branches say about each image: all that calibration, evaluation and reports need, without torch.
+
+One file a branch, `exits{k}.npz`. For each split, with V training views and V = 1 elsewhere:
+`{split}_prediction` (V, N) int64, `{split}_score_{name}` (V, N) float32 for every score, `{split}_label` (N,)
+int64, `{split}_backbone` (V, N) int64 (the backbone's answer). Besides, in FLOPs of one image:
+`flops_to_tap`, `flops_head`, `flops_confidence_head` (the head with its confidence part), `flops_backbone`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from calex.cost import Costs
+from calex.errors import CalexError
+from calex.files import read_npz
+
+
+@dataclass(frozen=True)
+class Exits:
+    """K branches over N images of one split and view.
+
+    predictions: (K, N) int64. scores: (K, N) float32, of the one score that is thresholded. labels, backbone:
+    (N,) int64. classes: C. costs: what each exit costs with that score.
+    """
+
+    predictions: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    backbone: np.ndarray
+    classes: int
+    costs: Costs
+
+    def of(self, images: np.ndarray) -> Exits:
+        """The same exits over some of the images: a mask or positions (n,)."""
+        return replace(
+            self,
+            predictions=self.predictions[:, images],
+            scores=self.scores[:, images],
+            labels=self.labels[images],
+            backbone=self.backbone[images],
+        )
+
+    def truth(self, correct: str) -> np.ndarray:
+        """(N,): what counts as correct, the `label` or the `backbone`'s answer."""
+        return self.labels if correct == "label" else self.backbone
+
+
+def read(paths: Sequence[str | Path], split: str, score: str, view: int = 0) -> Exits:
+    """The exits of branches 1..K from their files, in order."""
+    branches = [read_npz(path) for path in paths]
+    for path, branch in zip(paths, branches, strict=True):
+        if f"{split}_score_{score}" not in branch:
+            raise CalexError(f"{path}: holds no score '{score}' for {split}; rerun train-branch")
+        if not np.array_equal(branch[f"{split}_label"], branches[0][f"{split}_label"]):
+            raise CalexError(f"{path}: made from other images than {paths[0]}; rerun train-branch for both")
+    head = "flops_confidence_head" if score == "confidence" else "flops_head"
+    first = branches[0]
+    return Exits(
+        predictions=np.stack([branch[f"{split}_prediction"][view] for branch in branches]),
+        scores=np.stack([branch[f"{split}_score_{score}"][view] for branch in branches]),
+        labels=first[f"{split}_label"],
+        backbone=first[f"{split}_backbone"][view],
+        classes=int(first["classes"]),
+        costs=Costs(
+            to_tap=tuple(float(branch["flops_to_tap"]) for branch in branches),
+            head=tuple(float(branch[head]) for branch in branches),
+            backbone=float(first["flops_backbone"]),
+        ),
+    )
+
+
+def views(path: str | Path, split: str) -> int:
+    """How many views of each image of a split a file speaks of."""
+    with np.load(path, allow_pickle=False) as archive:
+        return len(archive[f"{split}_prediction"])

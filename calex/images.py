@@ -1,0 +1,90 @@
+"""A dataset as this project sees it: decoded images, labels, class names and one fixed split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from calex.errors import CalexError
+from calex.files import canonical_json, read_npz, sha256, write_npz
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Images:
+    """N images of one size.
+
+    images: (N, H, W, C) uint8, C is 1 (grey) or 3 (RGB). labels: (N,) int64 in [0, len(names)).
+    split: (N,) uint8, the position in `SPLITS` that each image belongs to, for good.
+    names: (classes,) str.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    split: np.ndarray
+    names: np.ndarray
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over all that a result can depend on: pixels, labels, names and the split."""
+        header = canonical_json({"shape": self.images.shape, "names": self.names.tolist()}).encode()
+        return sha256(header, self.images, self.labels, self.split)
+
+    def indices(self, split: str) -> np.ndarray:
+        """(n,) int64: the numbers of a split's images, in the order of their source."""
+        return np.flatnonzero(self.split == SPLITS.index(split))
+
+
+def checked(dataset: Images, where: str) -> Images:
+    """The dataset itself, or an error that names what is wrong with it."""
+    images, labels, classes = dataset.images, dataset.labels, len(dataset.names)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise CalexError(f"{where}: images must be uint8 (N, H, W, 1 or 3), got {images.dtype} {images.shape}")
+    if labels.shape != (len(images),) or dataset.split.shape != labels.shape:
+        raise CalexError(f"{where}: {len(images)} images but {len(labels)} labels and {len(dataset.split)} split entries")
+    outside = np.flatnonzero((labels < 0) | (labels >= classes))
+    if outside.size:
+        raise CalexError(f"{where}: image {outside[0]} has label {labels[outside[0]]}, outside 0..{classes - 1}; mend the source")
+    for split in SPLITS:
+        counts = np.bincount(labels[dataset.indices(split)], minlength=classes)
+        if (counts == 0).any():
+            empty = dataset.names[int(np.argmin(counts))]
+            raise CalexError(f"{where}: class '{empty}' has no images in {split}; add some or leave the class out")
+    return dataset
+
+
+def stratified_split(labels: np.ndarray, val: int | float, test: int | float, seed: int = 0) -> np.ndarray:
+    """A fixed split with every class in proportion: (N,) uint8 positions in `SPLITS`.
+
+    val, test: numbers of images (int) or shares (float) of all N.
+    """
+    split = np.zeros(len(labels), np.uint8)
+    everyone = np.arange(len(labels))
+    try:
+        rest, held = train_test_split(everyone, test_size=test, random_state=seed, stratify=labels)
+        share = val if isinstance(val, int) else round(val * len(labels))
+        _, validation = train_test_split(rest, test_size=share, random_state=seed, stratify=labels[rest])
+    except ValueError as error:
+        raise CalexError(f"cannot split {len(labels)} images into val={val} and test={test}: {error}") from None
+    split[validation], split[held] = SPLITS.index("val"), SPLITS.index("test")
+    return split
+
+
+def save(path: str | Path, dataset: Images) -> None:
+    write_npz(path, {**vars(dataset), "fingerprint": np.array(dataset.fingerprint)})
+
+
+def load(path: str | Path) -> Images:
+    arrays = read_npz(path)
+    missing = {"images", "labels", "split", "names", "fingerprint"} - set(arrays)
+    if missing:
+        raise CalexError(f"{path}: not a dataset file (no '{min(missing)}'); delete it and rerun prepare-dataset")
+    fingerprint = str(arrays.pop("fingerprint"))
+    dataset = Images(**{name: arrays[name] for name in ("images", "labels", "split", "names")})
+    if dataset.fingerprint != fingerprint:
+        raise CalexError(f"{path}: its content does not match its own fingerprint; delete it and rerun prepare-dataset")
+    return dataset

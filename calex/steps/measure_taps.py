@@ -1,0 +1,39 @@
+"""Check a network's taps and count what each stage costs: taps.json.
+
+Needs shapes only, no weights: a tap that does not exist is found before anything is trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from calex import backbones, images
+from calex.files import write_json
+from calex.progress import say
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", type=Path, required=True, help="the dataset file (images.npz), for its number of classes")
+    parser.add_argument(
+        "--settings",
+        type=json.loads,
+        required=True,
+        help='JSON: {"network": "resnet18", "stem": "cifar", "input_size": 32, "taps": ["layer1", …], "pool": 8}',
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the file to write (taps.json)")
+
+
+def run(args: argparse.Namespace) -> None:
+    chosen = args.settings
+    classes = len(images.load(args.dataset).names)
+    model = backbones.build(chosen["network"], chosen["stem"], classes)
+    taps, total = backbones.measure(model, chosen["taps"], chosen["input_size"], chosen["pool"])
+    write_json(
+        args.out,
+        {**chosen, "taps": [asdict(tap) for tap in taps], "flops": total, "parameters": backbones.parameters(model), "classes": classes},
+    )
+    for tap in taps:
+        say(f"{tap.name}: {tap.full_shape} read as {tap.shape}, {tap.flops / total:.3f} of {total / 1e6:.1f} MFLOPs")

@@ -1,0 +1,31 @@
+"""Decode a dataset and fix its split: images.npz.
+
+Writes one file with the uint8 images, labels, class names, the split into train/val/test and a fingerprint
+that every later file carries. The source is a plugin (a file in calex/datasets).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from calex import images, plugins
+from calex.progress import say
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--source", type=json.loads, required=True, help='the source and its options, JSON: {"name": "digits"}')
+    parser.add_argument("--resources", type=Path, required=True, help="folder for downloads, as they came")
+    parser.add_argument("--out", type=Path, required=True, help="the dataset file to write (.npz)")
+
+
+def run(args: argparse.Namespace) -> None:
+    block = plugins.complete("datasets", args.source, "source")
+    source = plugins.load("datasets", block["name"])
+    dataset = images.checked(source.load(args.resources, **plugins.options_of(block)), block["name"])
+    images.save(args.out, dataset)
+    sizes = ", ".join(f"{name} {count}" for name, count in zip(images.SPLITS, np.bincount(dataset.split), strict=True))
+    say(f"{block['name']}: {len(dataset.images)} images of {dataset.images.shape[1:]}, {len(dataset.names)} classes; {sizes}")

@@ -1,0 +1,68 @@
+"""From stored uint8 images to what a backbone reads; shifts and flips that any batch order reproduces."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+
+def to_input(images: np.ndarray, size: int, mean: list[float], std: list[float], device: torch.device) -> torch.Tensor:
+    """(B, H, W, C) uint8 → (B, 3, size, size) float32: resized bilinearly, grey repeated, normalised per channel.
+
+    mean, std: three numbers each, in units where white is 1.
+    """
+    batch = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
+    if batch.shape[-2:] != (size, size):
+        batch = F.interpolate(batch, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    centre = torch.tensor(mean, device=device).view(1, 3, 1, 1)
+    scale = torch.tensor(std, device=device).view(1, 3, 1, 1)
+    return (batch.expand(-1, 3, -1, -1) - centre) / scale
+
+
+def channel_statistics(images: np.ndarray, chunk: int = 8192) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each of three channels of (N, H, W, C) uint8 images, in units where white is 1."""
+    count = 0
+    total, squares = np.zeros(3), np.zeros(3)
+    for start in range(0, len(images), chunk):  # in pieces: 270,000 images as float64 would need gigabytes
+        part = images[start : start + chunk].astype(np.float64) / 255
+        count += part[..., 0].size
+        total += part.sum(axis=(0, 1, 2))
+        squares += (part**2).sum(axis=(0, 1, 2))
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 1e-12))
+    return [round(float(value), 6) for value in mean], [round(float(value), 6) for value in std]
+
+
+def _hashed(ids: np.ndarray, key: int, draw: int) -> np.ndarray:
+    """(B,) uint64, uniform and a pure function of (id, key, draw): the splitmix64 finaliser (Steele et al. 2014)."""
+    with np.errstate(over="ignore"):
+        value = ids.astype(np.uint64) + np.uint64((key * 0x9E3779B97F4A7C15 + draw * 0xD1B54A32D192ED03) % 2**64)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+            value = (value ^ (value >> np.uint64(shift))) * np.uint64(factor)
+    return value
+
+
+def augment(batch: torch.Tensor, ids: np.ndarray, key: int, shift: int = 0, flip: bool = False) -> torch.Tensor:
+    """Shift each image by up to `shift` pixels each way (edges repeated) and flip it sideways half of the time.
+
+    batch: (B, C, H, W). ids: (B,) the images' numbers. key: the epoch, or seed and view. What happens to an
+    image depends on its id and the key alone, never on the batch it came in or on the device.
+    """
+    if shift == 0 and not flip:
+        return batch
+    height, width = batch.shape[-2:]
+    span = np.uint64(2 * shift + 1)
+    down = (_hashed(ids, key, 0) % span).astype(np.int64) - shift
+    right = (_hashed(ids, key, 1) % span).astype(np.int64) - shift
+    rows = np.clip(np.arange(height) + down[:, None], 0, height - 1)
+    columns = np.clip(np.arange(width) + right[:, None], 0, width - 1)
+    if flip:
+        mirrored = (_hashed(ids, key, 2) & np.uint64(1)).astype(bool)
+        columns = np.where(mirrored[:, None], columns[:, ::-1], columns)
+    to = torch.from_numpy
+    row_index = to(rows).to(batch.device)[:, None, :, None]
+    column_index = to(np.ascontiguousarray(columns)).to(batch.device)[:, None, None, :]
+    image = torch.arange(len(batch), device=batch.device)[:, None, None, None]
+    channel = torch.arange(batch.shape[1], device=batch.device)[None, :, None, None]
+    return batch[image, channel, row_index, column_index]
