@@ -148,3 +148,16 @@ def over_seeds(frame: pl.DataFrame, value: str) -> pl.DataFrame:
         )
         .sort(key)
     )
+
+
+def fronts(points: pl.DataFrame) -> pl.DataFrame:
+    """The points on a front, one row each: the test values, and beside them the val_accuracy and val_flops_fraction
+    that put them there. The other columns and the order by cost within a curve are those of the table `points`.
+    """
+    val = points.filter(pl.col("split") == "val").select(*POINT, val_accuracy="accuracy", val_flops_fraction="flops_fraction")
+    return (
+        points.filter((pl.col("split") == "test") & pl.col("on_front"))
+        .drop("split", "on_front")
+        .join(val, on=POINT, how="left")
+        .sort(*CURVE, "val_flops_fraction", "variant", "point")
+    )

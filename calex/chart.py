@@ -1,0 +1,355 @@
+"""The chart of a report: test accuracy against cost, a line and a band per method, over the whole range.
+
+The upper view is what one reads, the lower one always shows everything; the frame in the lower one says
+(and, in a browser, changes) what the upper one shows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+import polars as pl
+
+from calex.headline import percent
+from calex.pareto import curve_on_grid, fronts, over_seeds
+
+# Each has a contrast of at least 3:1 on white and on the page's dark ground; shapes tell them apart as well.
+COLOURS = ("#d9600f", "#2f78d0", "#16936b", "#c257a0", "#8467d7", "#a8801a", "#1a92a8", "#a3664a", "#d04848")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left")
+DASHES: tuple[list[int], ...] = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
+GREY = "#7a828c"
+# A browser draws a few thousand marks at ease. Lines and points share this many rows.
+MOST_ROWS = 4500
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
+
+
+def styles(points: pl.DataFrame) -> pl.DataFrame:
+    """One row per drawn curve of one data set: method, policy, curve (its name), colour, shape, dash.
+
+    A method keeps its colour and shape over backbones; its policies differ in their dashes. The policy is part of
+    the name only if some method has several.
+    """
+    pairs = real(points).select("method", "policy").unique().sort("method", "policy")
+    several = pairs["method"].is_duplicated().any()
+    order = {method: i for i, method in enumerate(pairs["method"].unique().sort())}
+    rank = pairs.select(pl.int_range(pl.len()).over("method"))[:, 0].to_list()
+    return pairs.with_columns(
+        curve=pl.format("{} · {}", "method", "policy") if several else pl.col("method"),
+        colour=pl.col("method").replace_strict(
+            {m: COLOURS[i % len(COLOURS)] for m, i in order.items()}, return_dtype=pl.String
+        ),
+        shape=pl.col("method").replace_strict({m: SHAPES[i % len(SHAPES)] for m, i in order.items()}, return_dtype=pl.String),
+        dash=pl.Series(rank, dtype=pl.Int64),
+    )
+
+
+def real(points: pl.DataFrame) -> pl.DataFrame:
+    """The rows of methods that one could deploy: neither the backbone nor an oracle."""
+    return points.filter((pl.col("method") != "backbone") & (pl.col("policy") != "oracle"))
+
+
+def lines(points: pl.DataFrame, names: pl.DataFrame, most_rows: int = MOST_ROWS // 2) -> pl.DataFrame:
+    """Mean and range over seeds of each curve on a fine grid of budgets: curve, budget, mean, low, high.
+
+    Only budgets at which every seed has a point: else the mean would jump where a seed begins. Of a stretch
+    without change only the ends are kept, which a step line draws alike.
+    """
+    cost = points.filter(pl.col("split") == "val")["flops_fraction"]
+    if not len(cost):
+        return pl.DataFrame(schema={"curve": pl.String, **dict.fromkeys(("budget", "mean", "low", "high"), pl.Float64)})
+    per_curve = max(20, most_rows // len(names))
+    least, most = float(cost.to_numpy().min()), float(cost.to_numpy().max())
+    step = math.ceil(200 * max(most - least, 0.005) / per_curve) / 200
+    grid = np.arange(math.floor(least / step), math.ceil(most / step) + 1) * step
+    band = over_seeds(curve_on_grid(points, np.round(grid, 6).tolist()), "test_accuracy")
+    shown = band.filter(pl.col("seeds") == pl.col("of")).join(
+        names.select("method", "policy", "curve"), on=("method", "policy")
+    )
+    value = pl.struct("mean", "low", "high")
+    return (
+        shown.sort("curve", "budget")
+        .filter(
+            ((value != value.shift(1)) | (value != value.shift(-1))).over("curve").fill_null(True)
+            | pl.col("budget").is_first_distinct().over("curve")
+        )
+        .select("curve", "budget", "mean", "low", "high")
+    )
+
+
+def front_points(points: pl.DataFrame, names: pl.DataFrame, most_rows: int) -> pl.DataFrame:
+    """The fronts' points at their test values, with what a tooltip says; thinned evenly if there are too many."""
+    shown = fronts(real(points)).join(names.select("method", "policy", "curve"), on=("method", "policy"))
+    if len(shown) > most_rows:
+        shown = shown[np.unique(np.linspace(0, len(shown) - 1, most_rows).round().astype(int))]
+    return shown.select(
+        "curve",
+        "method",
+        "variant",
+        "policy",
+        "seed",
+        "parameters",
+        "accuracy",
+        "flops_fraction",
+        "val_accuracy",
+        "val_flops_fraction",
+        exits=pl.Series([exits(share) for share in shown["exit_share"]], dtype=pl.String),
+    ).sort("curve", "flops_fraction")
+
+
+def exits(share: list[float]) -> str:
+    """`branch 1 40% · branch 2 35% · backbone 25%`"""
+    branches = [f"branch {k} {percent(s)}" for k, s in enumerate(share[:-1], start=1)]
+    return " · ".join([*branches, f"backbone {percent(share[-1])}"])
+
+
+def oracles(points: pl.DataFrame, names: pl.DataFrame) -> pl.DataFrame:
+    """One row per method: its oracle, the mean over seeds of the variant whose oracle is best on validation."""
+    rows = points.filter((pl.col("policy") == "oracle") & pl.col("method").is_in(names["method"].to_list()))
+    value = rows.group_by("method", "variant", "split").agg(pl.col("accuracy", "flops_fraction").mean())
+    best = (
+        value.filter(pl.col("split") == "val")
+        .sort("method", "accuracy", "flops_fraction", "variant", descending=[False, True, False, False])
+        .unique("method", keep="first", maintain_order=True)
+        .select("method", "variant")
+    )
+    return (
+        value.filter(pl.col("split") == "test")
+        .join(best, on=("method", "variant"))
+        .join(names.unique("method", keep="first", maintain_order=True).select("method", "curve"), on="method")
+        .select("curve", "method", "variant", "accuracy", "flops_fraction")
+        .sort("curve")
+    )
+
+
+def focus(curves: pl.DataFrame, around: list[float]) -> tuple[float, float]:
+    """The accuracies worth a close look: from where the curves are at a cost of 0.4, up to the best of `around`.
+
+    A curve counts at 0.4 or, if it starts later, where it starts. The lowest quarter of the curves does not
+    set the view: one failed method must not flatten the others into a line.
+    """
+    at = pl.col("low").filter(pl.col("budget") <= 0.4).last()
+    starts = curves.sort("budget").group_by("curve").agg(pl.coalesce(at, pl.col("low").first()), top=pl.col("high").max())
+    top = max([*starts["top"], *around], default=1.0)
+    usual = starts["low"].quantile(0.25, interpolation="lower")
+    bottom = min([*([] if usual is None else [usual]), *around, top - 0.02])
+    margin = 0.06 * (top - bottom)
+    return max(0.0, bottom - margin), top + margin
+
+
+def chart(
+    points: pl.DataFrame, names: pl.DataFrame, title: Sequence[str] = (), place: int = 0, width: int = 760
+) -> alt.VConcatChart:
+    """The two views of one backbone's points. `names`: see `styles`, of all backbones together.
+
+    `title`: a title and the lines under it, for a picture that travels without its page. `place`: the chart's
+    number among those that `spec` is to join.
+    """
+    points_of_methods = real(points)
+    names = names.join(points_of_methods, on=("method", "policy"), how="semi", maintain_order="left")
+    curves = lines(points_of_methods, names)
+    spots = front_points(points_of_methods, names, MOST_ROWS - len(curves))
+    best = oracles(points, names)
+    plain = points.filter((pl.col("method") == "backbone") & (pl.col("split") == "test"))[:1]
+    plain = plain.select("accuracy", "flops_fraction", label=pl.format("backbone alone {}", pl.lit(percent_of(plain))))
+
+    around = [*plain["accuracy"], *best["accuracy"]]
+    low, high = focus(curves, around)
+    bottom = min([low, *curves["low"], *spots["accuracy"]])
+    if high - bottom <= 1.6 * (high - low):  # close enough to the whole: then show the whole
+        low = bottom - 0.03 * (high - bottom)
+    costs = [*curves["budget"], *spots["flops_fraction"], *best["flops_fraction"], *plain["flops_fraction"]]
+    left = math.floor(20 * min(costs, default=0.0) - 0.2) / 20
+    right = math.ceil(50 * max(costs, default=1.0) + 0.5) / 50
+    whole = [min(low, bottom - 0.04 * (high - bottom)), high]
+
+    frame = alt.selection_interval(
+        name=f"frame_{place}",
+        encodings=["x", "y"],
+        value={"x": [left, right], "y": [low, high]},
+        mark=alt.BrushConfig(fill=GREY, fillOpacity=0.14, stroke=GREY, strokeOpacity=0.9),
+    )
+    single = alt.selection_point(name=f"single_{place}", fields=["curve"], bind="legend", toggle="true")
+    seen = Look(names, single)
+    across = alt.Scale(domain={"param": frame.name, "encoding": "x"}, zero=False, nice=False)
+    up = alt.Scale(domain={"param": frame.name, "encoding": "y"}, zero=False, nice=False)
+    x_axis = alt.Axis(format="%", title="FLOPs per image, as a share of the backbone’s", grid=False, tickCount=8)
+    y_axis = alt.Axis(format="~%", title="Test accuracy", tickCount=7, minExtent=46, maxExtent=46)
+
+    def x(field: str) -> alt.X:
+        return alt.X(f"{field}:Q", scale=across, axis=x_axis)
+
+    def y(field: str) -> alt.Y:
+        return alt.Y(f"{field}:Q", scale=up, axis=y_axis)
+
+    drawn, shown, reached, reference = alt.Chart(curves), alt.Chart(spots), alt.Chart(best), alt.Chart(plain)
+    main = alt.layer(
+        reference.mark_rule(stroke=GREY, strokeDash=[4, 4], clip=True).encode(y("accuracy")),
+        drawn.mark_area(interpolate="step-after", clip=True).encode(
+            x("budget"), y("low"), alt.Y2("high"), seen.colour, opacity=seen.opacity(*seen.band)
+        ),
+        drawn.mark_line(interpolate="step-after", strokeWidth=2, clip=True).encode(
+            x("budget"), y("mean"), seen.colour, seen.dash, opacity=seen.opacity(1, 0.12)
+        ),
+        shown.mark_point(filled=True, size=seen.size, clip=True).encode(
+            x("flops_fraction"),
+            y("accuracy"),
+            seen.colour,
+            seen.shape,
+            opacity=seen.opacity(*seen.mark),
+            tooltip=[
+                alt.Tooltip("method:N", title="method"),
+                alt.Tooltip("variant:N", title="variant"),
+                alt.Tooltip("policy:N", title="policy"),
+                alt.Tooltip("seed:Q", title="seed"),
+                alt.Tooltip("parameters:N", title="parameters"),
+                alt.Tooltip("accuracy:Q", title="test accuracy", format=".1%"),
+                alt.Tooltip("flops_fraction:Q", title="test cost", format=".1%"),
+                alt.Tooltip("val_accuracy:Q", title="val accuracy", format=".1%"),
+                alt.Tooltip("val_flops_fraction:Q", title="val cost", format=".1%"),
+                alt.Tooltip("exits:N", title="exits"),
+            ],
+        ),
+        reached.mark_point(shape="diamond", filled=False, size=130, strokeWidth=2, clip=True).encode(
+            x("flops_fraction"),
+            y("accuracy"),
+            seen.colour,
+            opacity=seen.opacity(1, 0.08),
+            tooltip=[
+                alt.Tooltip("method:N", title="oracle of"),
+                alt.Tooltip("variant:N", title="variant"),
+                alt.Tooltip("accuracy:Q", title="test accuracy, mean over seeds", format=".1%"),
+                alt.Tooltip("flops_fraction:Q", title="test cost, mean over seeds", format=".1%"),
+            ],
+        ),
+        # One name for all diamonds, beside the rightmost: the rest follows from the shape.
+        alt.Chart(best.sort("flops_fraction")[-1:])
+        .mark_text(text="oracle", align="left", dx=12, fill=GREY, clip=True)
+        .encode(x("flops_fraction"), y("accuracy")),
+        reference.mark_point(filled=True, shape="circle", size=70, fill=GREY, stroke=GREY, clip=True).encode(
+            x("flops_fraction"), y("accuracy"), tooltip=[alt.Tooltip("label:N", title=" ")]
+        ),
+        reference.mark_text(align="right", dx=2, dy=-12, fill=GREY, clip=True).encode(
+            x("flops_fraction"), y("accuracy"), alt.Text("label:N")
+        ),
+    ).properties(width=width, height=round(0.56 * width))
+    overview = alt.layer(
+        drawn.mark_line(interpolate="step-after", strokeWidth=1.2).encode(
+            alt.X(
+                "budget:Q",
+                scale=alt.Scale(domain=[left, right], nice=False),
+                axis=alt.Axis(format="%", title=None, grid=False, tickCount=8),
+            ),
+            alt.Y(
+                "mean:Q",
+                scale=alt.Scale(domain=whole, nice=False),
+                axis=alt.Axis(format="~%", title="Whole range", tickCount=3, minExtent=46, maxExtent=46, grid=False),
+            ),
+            seen.colour,
+            seen.dash,
+        ),
+        reference.mark_rule(stroke=GREY, strokeDash=[4, 4]).encode(y="accuracy:Q"),
+        reference.mark_point(filled=True, shape="circle", size=30, fill=GREY, stroke=GREY).encode(
+            x="flops_fraction:Q", y="accuracy:Q"
+        ),
+        reached.mark_point(shape="diamond", filled=False, size=36, strokeWidth=1.2).encode(
+            x="flops_fraction:Q", y="accuracy:Q", color=seen.colour
+        ),
+    ).properties(width=width, height=90)
+    views = alt.vconcat(main.add_params(single), overview.add_params(frame), spacing=14)
+    views = views.resolve_legend(color="shared", shape="shared", strokeDash="shared")
+    return views.properties(title=alt.TitleParams(title[0], subtitle=list(title[1:]))) if title else views
+
+
+def spec(charts: Sequence[alt.VConcatChart], background: str = "white") -> dict[str, Any]:
+    """The charts under one another as one Vega-Lite spec."""
+    page = (
+        charts[0]
+        if len(charts) == 1
+        else alt.vconcat(*charts, spacing=40).resolve_scale(color="independent", shape="independent", strokeDash="independent")
+    )
+    return named(
+        page.configure(
+            background=background,
+            padding=4 if background == "transparent" else 20,
+            font=FONT,
+            view=alt.ViewConfig(stroke=None),
+            axis=alt.AxisConfig(
+                labelColor="#565e68",
+                titleColor="#1d2127",
+                domainColor="#aab1ba",
+                tickColor="#aab1ba",
+                gridColor="#e7eaee",
+                labelFontSize=12,
+                titleFontSize=12.5,
+                titleFontWeight="normal",
+                titlePadding=8,
+            ),
+            legend=alt.LegendConfig(labelFontSize=13, labelColor="#1d2127", symbolSize=90, columnPadding=18, orient="top"),
+            text=alt.MarkConfig(fontSize=12),
+            title=alt.TitleConfig(
+                anchor="start",
+                fontSize=15,
+                fontWeight="bold",
+                color="#1d2127",
+                offset=14,
+                subtitleColor="#565e68",
+                subtitleFontSize=12.5,
+                subtitlePadding=5,
+            ),
+        ).to_dict()
+    )
+
+
+def percent_of(plain: pl.DataFrame) -> str:
+    return percent(plain["accuracy"][0], 1) if len(plain) else ""
+
+
+class Look:
+    """The encodings by curve that all layers share, so that they merge into one legend."""
+
+    def __init__(self, names: pl.DataFrame, single: alt.Parameter) -> None:
+        order = names["curve"].to_list()
+        legend = alt.Legend(title=None, orient="top", symbolOpacity=1, symbolStrokeWidth=2, labelLimit=280)
+        dashes = [DASHES[i % len(DASHES)] for i in names["dash"]]
+        self.single = single
+        # With many curves the lines must speak and the rest stand back.
+        many = len(order) > 4
+        self.band, self.mark, self.size = ((0.06, 0.01), (0.3, 0.02), 14) if many else ((0.16, 0.02), (0.55, 0.04), 26)
+        self.colour = alt.Color(
+            "curve:N", sort=order, scale=alt.Scale(domain=order, range=names["colour"].to_list()), legend=legend
+        )
+        self.shape = alt.Shape(
+            "curve:N", sort=order, scale=alt.Scale(domain=order, range=names["shape"].to_list()), legend=legend
+        )
+        self.dash = alt.StrokeDash("curve:N", sort=order, scale=alt.Scale(domain=order, range=dashes), legend=legend)
+
+    def opacity(self, strong: float, faint: float) -> Any:
+        """Full strength unless another curve was singled out in the legend."""
+        return alt.condition(self.single, alt.value(strong), alt.value(faint))
+
+
+def named(spec: dict[str, Any]) -> dict[str, Any]:
+    """The spec with views named by their place: Altair counts them per process, and equal input must give equal bytes."""
+    numbers: dict[str, str] = {}
+
+    def walk(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: rename(value) if key == "name" else walk(value) for key, value in node.items()}
+        return [walk(value) for value in node] if isinstance(node, list) else node
+
+    def rename(name: Any) -> Any:
+        if isinstance(name, str) and name.startswith("view_"):
+            return numbers.setdefault(name, f"view_{len(numbers)}")
+        return name
+
+    data = spec.pop("datasets", {})
+    renamed: dict[str, Any] = walk(spec)
+    for param in renamed.get("params", []):
+        if "views" in param:
+            param["views"] = [numbers.get(view, view) for view in param["views"]]
+    return {**renamed, "datasets": data}

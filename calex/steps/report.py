@@ -1,0 +1,29 @@
+"""Write the report: one page that stands alone, and beside it the chart (.svg, .png) and its fronts (.csv)."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from calex.errors import CalexError
+from calex.files import read_json, replacing
+from calex.report import build, read_points
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--points", required=True, type=Path, help="table of operating points of one data set (.parquet)")
+    parser.add_argument("--run", required=True, type=Path, help="what was run, as `pareto` writes it (.json)")
+    parser.add_argument("--out", required=True, type=Path, help="the page (.html); .svg, .png and .csv go beside it")
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.out.suffix != ".html":
+        raise CalexError(f"--out {args.out}: a report is a page, name it .html")
+    description = read_json(args.run)
+    if not isinstance(description, dict):
+        raise CalexError(f"{args.run}: expected a JSON object that describes the run, got a {type(description).__name__}")
+    report = build(read_points(args.points), description)
+    # The page last: where it is, the others are.
+    for suffix, content in ((".csv", report.csv), (".svg", report.svg), (".png", report.png), (".html", report.html)):
+        with replacing(args.out.with_suffix(suffix)) as partial:
+            partial.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
