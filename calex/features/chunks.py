@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from calex.errors import CalexError
 from calex.features.layout import CRC_BYTES, Array
 
 REMEDY = "delete the manifest and rerun cache-features"
+PIECE = 1 << 18
 
 
 class Entry(NamedTuple):
@@ -56,63 +57,83 @@ def encode(block: np.ndarray, array: Array, codec: str) -> np.ndarray:
 
 
 def write(path: Path, payload: np.ndarray) -> Entry:
-    """Write payload and checksum; the file appears under its name only when it is whole."""
+    """Write payload and checksum; the file is whole when this returns."""
     crc = google_crc32c.value(payload)
     tail = crc.to_bytes(CRC_BYTES, "little")
-    partial = path.with_name(f"{path.name}.partial")
-    with open(partial, "wb", buffering=0) as handle:
+    with open(path, "wb", buffering=0) as handle:
         for part in (payload.data, memoryview(tail)):
             while part:  # a raw write may be short; on a full disk the next one says so
                 part = part[handle.write(part) :]
-    os.replace(partial, path)
     digest = hashlib.sha256(payload.data)
     digest.update(tail)
     return Entry(payload.nbytes + CRC_BYTES, crc, digest.hexdigest())
 
 
-def payload_of(path: Path, entry: Entry) -> np.ndarray:
-    """The verified payload (uint8) of a chunk file.
+def read(path: Path, entry: Entry, buffer: np.ndarray | None = None) -> np.ndarray:
+    """The verified payload (uint8) of a chunk file, in `buffer` if one of the right size is given.
 
     Raises CalexError when the file is missing, has another size, fails its crc32c or is another chunk's.
     """
-    try:
-        with open(path, "rb", buffering=0) as handle:
-            data = np.empty(entry.bytes + 1, np.uint8)  # one more, to see a file that is too long
-            size = read_into(handle.readinto, data)
-    except FileNotFoundError:
-        raise CalexError(f"{path}: chunk is missing; {REMEDY}") from None
-    if size != entry.bytes:
-        raise CalexError(f"{path}: chunk has {size} bytes where the manifest says {entry.bytes}; {REMEDY}")
-    payload, tail = data[: entry.bytes - CRC_BYTES], data[entry.bytes - CRC_BYTES : entry.bytes]
-    crc = google_crc32c.value(payload)
-    if crc != int.from_bytes(tail.tobytes(), "little"):
-        raise CalexError(f"{path}: chunk is damaged (crc32c does not match); {REMEDY}")
-    if crc != entry.crc32c:
-        raise CalexError(f"{path}: chunk is not the one that the manifest names (swapped or of another dump); {REMEDY}")
+    payload = np.empty(entry.bytes - CRC_BYTES, np.uint8) if buffer is None else buffer
+    crc = size = 0
+    with opened(path) as handle:
+        for start in range(0, len(payload), PIECE):  # checked while the piece is still in the processor's cache
+            piece = payload[start : start + PIECE]
+            size += fill(handle, piece)
+            crc = google_crc32c.extend(crc, piece)
+        tail = handle.read(CRC_BYTES + 1) or b""  # one more, to see a file that is too long
+    check(path, entry, size + len(tail), crc, tail)
     return payload
 
 
-def read_into(readinto: Callable[[memoryview], int | None], data: np.ndarray) -> int:
-    """Fill `data` from a raw file as far as it goes; the number of bytes read."""
-    view = data.data
+def mapped(path: Path, entry: Entry) -> np.ndarray:
+    """As `read`, but the payload lies in the page cache, shared by every process that maps it, and is read-only."""
+    with opened(path) as handle:
+        if os.fstat(handle.fileno()).st_size != entry.bytes:
+            check(path, entry, os.fstat(handle.fileno()).st_size, 0, b"")
+        data = np.asarray(np.memmap(handle, np.uint8, mode="r"))  # plain, the subclass slows indexing
+    payload, tail = data[:-CRC_BYTES], data[-CRC_BYTES:]
+    check(path, entry, data.nbytes, google_crc32c.value(payload), tail.tobytes())
+    return payload
+
+
+def check(path: Path, entry: Entry, size: int, crc: int, tail: bytes) -> None:
+    """Refuse a file of another size, one that fails its own crc32c, and one that is whole but another chunk's."""
+    if size != entry.bytes:
+        raise CalexError(f"{path}: chunk does not have the {entry.bytes} bytes that the manifest says; {REMEDY}")
+    if crc != int.from_bytes(tail, "little"):
+        raise CalexError(f"{path}: chunk is damaged (crc32c does not match); {REMEDY}")
+    if crc != entry.crc32c:
+        raise CalexError(f"{path}: chunk is not the one that the manifest names (swapped or of another dump); {REMEDY}")
+
+
+def opened(path: Path) -> FileIO:
+    try:
+        return FileIO(path)
+    except FileNotFoundError:
+        raise CalexError(f"{path}: chunk is missing; {REMEDY}") from None
+
+
+def fill(handle: FileIO, piece: np.ndarray) -> int:
+    """Fill `piece` from a raw file as far as it goes; the number of bytes read."""
     done = 0
-    while done < len(view) and (count := readinto(view[done:])):
+    while done < len(piece) and (count := handle.readinto(piece[done:].data)):
         done += count
     return done
 
 
-def decode(payload: np.ndarray, array: Array, codec: str, rows: int, path: Path) -> np.ndarray:
-    """The first `rows` images of a chunk: (rows, …) of the array's dtype."""
-    shape = array.chunk[array.axes.index("image") :]
+def decode(
+    payload: np.ndarray, array: Array, codec: str, rows: int, path: Path, buffer: np.ndarray | None = None
+) -> np.ndarray:
+    """The first `rows` images of a chunk: (rows, …) of the array's dtype; decompressed into `buffer` if one is given."""
     unpacker = compressor(codec, array.dtype.itemsize)
     if unpacker is not None:
+        packed, payload = payload, np.empty(array.chunk_bytes, np.uint8) if buffer is None else buffer
         try:
-            payload = np.frombuffer(unpacker.decode(payload), np.uint8)
+            unpacker.decode(packed, out=payload)
         except (RuntimeError, ValueError) as error:
             raise CalexError(f"{path}: chunk cannot be decompressed ({error}); {REMEDY}") from None
-    if payload.nbytes != array.chunk_bytes:
-        raise CalexError(f"{path}: chunk holds {payload.nbytes} bytes where its shape needs {array.chunk_bytes}; {REMEDY}")
-    return payload.view(array.dtype).reshape(shape)[:rows]
+    return payload.view(array.dtype).reshape(array.chunk[array.axes.index("image") :])[:rows]
 
 
 def sha256_of(path: Path) -> str:

@@ -1,15 +1,17 @@
 """Batches of cached features for training: resident where they fit, else streamed, the same in either way.
 
-An *item* is one image in one view. In epoch e the images of chunk n are shown in view (e + n) mod V: every image once
-an epoch, every view of it once in V epochs, and whole chunks are all that is ever read.
+In epoch e the images of chunk n are shown in view (e + n) mod V: every image once an epoch, every view of it once in
+V epochs, and whole chunks are all that is ever read.
 """
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,14 +19,15 @@ from torch import Tensor
 
 from calex.features.store import Store
 
-POOL_BYTES = 96 << 20
+POOL_BYTES = 64 << 20
+POOLS = 3  # one that batches are drawn from, one that waits, one that is being read
 
 
 @dataclass
 class Batch:
-    """B images. Taps keep the stored dtype (float16 or float32): cast them where they are used.
+    """B images, in the order in which they are stored. Taps keep the stored dtype: cast them where they are used.
 
-    taps: (B, C, H, W) each; log_softmax: (B, K) float32; labels: (B,) int64; view: (B,) int64;
+    taps: (B, C, H, W) each, float16 or float32; log_softmax: (B, K) float32; labels: (B,) int64; view: (B,) int64;
     position: (B,) int64, the image's row in the store, to pick its weight with.
     """
 
@@ -34,14 +37,30 @@ class Batch:
     position: Tensor
     view: Tensor
 
+    def __len__(self) -> int:
+        return len(self.position)
+
+
+class Pool(Protocol):
+    """Images in memory that batches are drawn from: item i is row `position[i]` of the store in view `view[i]`."""
+
+    position: np.ndarray
+    view: np.ndarray
+
+    def take(self, items: np.ndarray) -> list[Tensor]:
+        """The taps and the log-softmaxes of some items, given in ascending order."""
+        ...
+
 
 class Loader:
     """Shuffled epochs and ordered passes over some taps of a store.
 
-    taps: numbers of the taps wanted. memory_budget: bytes that all views of these taps may take to be kept in
-    memory (on `device`); what is larger is streamed: whole chunks in shuffled order, read ahead by a thread, shuffled
-    within a pool of several chunks. Stored order is itself shuffled, so that such batches are random ones.
-    The order of a (seed, epoch) is the same on every machine; resident and streamed orders differ.
+    taps: numbers of the taps wanted. batch_size: images. drop_last: leave out an epoch's last batch if it is smaller.
+    memory_budget: bytes. If all views of these taps fit, they are resident: on the GPU where they fit there too;
+    on the CPU as mapped chunk files (codec none), pages that all jobs of a machine share. What is larger is
+    streamed: whole chunks in shuffled order, read ahead by a thread and shuffled within pools of several chunks.
+    Stored order is itself shuffled, so these are random batches. Every chunk is verified once when it is read.
+    The same (seed, epoch) gives the same batches on every machine and device; resident and streamed ones differ.
     """
 
     def __init__(
@@ -55,15 +74,23 @@ class Loader:
         drop_last: bool = False,
         pool_bytes: int = POOL_BYTES,
     ):
-        self.store, self.names, self.batch_size, self.seed = store, [f"tap{k}" for k in taps], batch_size, seed
+        self.store, self.names, self.batch_size, self.seed = (
+            store,
+            [f"tap{k}" for k in taps] + ["log_softmax"],
+            batch_size,
+            seed,
+        )
         self.device, self.drop_last = torch.device(device), drop_last
-        arrays = [store.arrays[name] for name in [*self.names, "log_softmax"]]
-        self.bytes = sum(store.layout.views * store.layout.chunks * array.chunk_bytes for array in arrays)
-        self.resident = self.bytes <= memory_budget
-        self.pool_chunks = max(2, pool_bytes // sum(array.chunk_bytes for array in arrays))
         self.labels = torch.from_numpy(store.labels).to(self.device)
-        if self.resident:
-            self.whole = [torch.from_numpy(store.whole(name)).to(self.device) for name in [*self.names, "log_softmax"]]
+        group = sum(store.arrays[name].chunk_bytes for name in self.names)
+        self.pool_chunks = max(2, pool_bytes // group)
+        self.bytes = store.layout.views * store.layout.chunks * group
+        self.resident: Pool | None = None
+        if self.bytes <= memory_budget:
+            places = list(itertools.product(range(store.layout.views), range(store.layout.chunks)))
+            blocks = Blocks([[store.mapped(name, *place) for place in places] for name in self.names], store, places)
+            on_gpu = self.device.type == "cuda" and 1.1 * self.bytes < torch.cuda.mem_get_info(self.device)[0]
+            self.resident = OnDevice(blocks, self.device) if on_gpu else blocks
 
     def __len__(self) -> int:
         """Batches an epoch."""
@@ -73,94 +100,143 @@ class Loader:
     def epoch(self, number: int) -> Iterator[Batch]:
         """Every image once, shuffled; the same for the same (seed, number)."""
         rng = np.random.default_rng([self.seed, number])
-        if self.resident:
-            positions = rng.permutation(self.store.layout.images)
-            views = (number + positions // self.store.layout.rows) % self.store.layout.views
-            yield from self._resident(views, positions, self.drop_last)
+        layout = self.store.layout
+        if self.resident is not None:
+            position = rng.permutation(layout.images)
+            view = (number + position // layout.rows) % layout.views
+            yield from self._draw([self.resident], [view * layout.images + position], self.drop_last)
             return
-        order = rng.permutation(self.store.layout.chunks)
-        chunks = [((number + int(n)) % self.store.layout.views, int(n)) for n in order]
-        yield from self._streamed(chunks, rng, self.drop_last)
+        places = [((number + int(n)) % layout.views, int(n)) for n in rng.permutation(layout.chunks)]
+        yield from self._stream(places, rng.permutation, self.drop_last)
 
     def ordered(self, view: int = 0) -> Iterator[Batch]:
-        """Every image in stored order, the last batch maybe smaller, whatever `drop_last` says."""
-        if self.resident:
-            positions = np.arange(self.store.layout.images)
-            yield from self._resident(np.full_like(positions, view), positions, False)
+        """Every image in stored order; the last batch may be smaller, whatever `drop_last` says."""
+        layout = self.store.layout
+        if self.resident is not None:
+            yield from self._draw([self.resident], [view * layout.images + np.arange(layout.images)], False)
             return
-        yield from self._streamed([(view, n) for n in range(self.store.layout.chunks)], None, False)
+        yield from self._stream([(view, n) for n in range(layout.chunks)], np.arange, False)
 
-    def _resident(self, views: np.ndarray, positions: np.ndarray, drop_last: bool) -> Iterator[Batch]:
-        for view, position in batches(views, positions, self.batch_size, drop_last):
-            view, position = view.to(self.device), position.to(self.device)
-            *taps, log_softmax = [whole[view, position] for whole in self.whole]
-            yield Batch(taps, log_softmax, self.labels[position], position, view)
+    def _stream(self, places: list[tuple[int, int]], order: Callable[[int], np.ndarray], drop_last: bool) -> Iterator[Batch]:
+        groups = [places[start : start + self.pool_chunks] for start in range(0, len(places), self.pool_chunks)]
+        orders = [order(sum(rows_of(self.store, n) for _, n in group)) for group in groups]
+        slots = itertools.cycle([self._buffers(len(groups[0])) for _ in range(POOLS)])
+        yield from self._draw(
+            ahead(self._read(group, slot) for group, slot in zip(groups, slots, strict=False)), orders, drop_last
+        )
 
-    def _streamed(self, chunks: list[tuple[int, int]], rng: np.random.Generator | None, drop_last: bool) -> Iterator[Batch]:
-        kept: list[Tensor] = []
-        pools = [chunks[i : i + self.pool_chunks] for i in range(0, len(chunks), self.pool_chunks)]
-        for last, pool in marking_last(ahead((self._read(pool) for pool in pools), 1)):
-            pool = [torch.cat(pair) for pair in zip(kept, pool, strict=True)] if kept else pool
-            count = len(pool[0])
-            order = torch.arange(count) if rng is None else torch.from_numpy(rng.permutation(count))
-            whole = count if last and not drop_last else count - count % self.batch_size
-            for start in range(0, whole, self.batch_size):
-                chosen = order[start : start + self.batch_size]
-                *taps, log_softmax, position, view = [part[chosen].to(self.device) for part in pool]
-                yield Batch(taps, log_softmax, self.labels[position], position, view)
-            kept = [part[order[whole:]] for part in pool]
+    def _buffers(self, chunks: int) -> list[list[np.ndarray]]:
+        return [[np.empty(self.store.arrays[name].chunk_bytes, np.uint8) for _ in range(chunks)] for name in self.names]
 
-    def _read(self, chunks: list[tuple[int, int]]) -> list[Tensor]:
-        """Taps, log-softmaxes, positions and views of some chunks, one after the other."""
-        parts: list[Tensor] = []
-        for name in [*self.names, "log_softmax"]:
-            parts.append(torch.from_numpy(np.concatenate([self.store.chunk(name, view, n) for view, n in chunks])))
-        bounds = [self.store.layout.bounds(n) for _, n in chunks]
-        position = np.concatenate([np.arange(start, stop) for start, stop in bounds])
-        view = np.concatenate([np.full(stop - start, v) for (v, _), (start, stop) in zip(chunks, bounds, strict=True)])
-        return [*parts, torch.from_numpy(position), torch.from_numpy(view)]
+    def _read(self, places: list[tuple[int, int]], buffers: list[list[np.ndarray]]) -> Blocks:
+        blocks = [
+            [self.store.chunk(name, *place, buffer) for place, buffer in zip(places, row, strict=False)]
+            for name, row in zip(self.names, buffers, strict=True)
+        ]
+        return Blocks(blocks, self.store, places, self.device.type == "cuda")
 
+    def _draw(self, pools: Iterable[Pool], orders: Iterable[np.ndarray], drop_last: bool) -> Iterator[Batch]:
+        """Batches of one pool after the other; what is left of one is made up to a whole batch from the next."""
+        kept: Batch | None = None
+        for pool, order in zip(pools, orders, strict=True):
+            start = 0
+            while start < len(order):
+                stop = start + self.batch_size - (len(kept) if kept else 0)
+                batch = self._batch(pool, np.sort(order[start:stop]))
+                kept, start = (joined(kept, batch) if kept else batch), stop
+                if len(kept) == self.batch_size:
+                    yield kept
+                    kept = None
+        if kept and not drop_last:
+            yield kept
 
-def batches(views: np.ndarray, positions: np.ndarray, size: int, drop_last: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    stop = len(positions) - len(positions) % size if drop_last else len(positions)
-    for start in range(0, stop, size):
-        end = min(start + size, stop)
-        yield torch.from_numpy(views[start:end]), torch.from_numpy(positions[start:end])
-
-
-def marking_last(items: Iterator[list[Tensor]]) -> Iterator[tuple[bool, list[Tensor]]]:
-    """Each item with whether it is the last."""
-    held = next(items, None)
-    while held is not None:
-        following = next(items, None)
-        yield following is None, held
-        held = following
+    def _batch(self, pool: Pool, items: np.ndarray) -> Batch:
+        place = torch.from_numpy(np.stack([pool.position[items], pool.view[items]]))
+        *taps, log_softmax, place = [part.to(self.device, non_blocking=True) for part in [*pool.take(items), place]]
+        return Batch(taps, log_softmax, self.labels[place[0]], place[0], place[1])
 
 
-def ahead(items: Iterator[list[Tensor]], depth: int) -> Iterator[list[Tensor]]:
-    """Run an iterator in a thread, `depth` items ahead; its errors come out here."""
-    ready: queue.Queue[list[Tensor] | BaseException | None] = queue.Queue(depth)
+class Blocks:
+    """A pool of chunks in main memory, each where it was read or mapped to."""
+
+    def __init__(self, blocks: list[list[np.ndarray]], store: Store, places: list[tuple[int, int]], pinned: bool = False):
+        """blocks: for each array the chunks, (rows, …), at `places`, (view, chunk number) each."""
+        self.blocks, self.pinned = blocks, pinned
+        self.starts = np.cumsum([0, *(rows_of(store, n) for _, n in places)])
+        self.position = np.concatenate([np.arange(*store.layout.bounds(n)) for _, n in places])
+        self.view = np.repeat([view for view, _ in places], np.diff(self.starts))
+
+    def take(self, items: np.ndarray) -> list[Tensor]:
+        cuts = np.searchsorted(items, self.starts)
+        taken = []
+        for blocks in self.blocks:
+            kind = torch.from_numpy(np.empty(0, blocks[0].dtype)).dtype
+            result = torch.empty((len(items), *blocks[0].shape[1:]), dtype=kind, pin_memory=self.pinned)
+            rows = result.numpy()
+            for n in np.flatnonzero(np.diff(cuts)):
+                start, stop = cuts[n], cuts[n + 1]
+                np.take(blocks[n], items[start:stop] - self.starts[n], axis=0, out=rows[start:stop], mode="clip")
+            taken.append(result)
+        return taken
+
+
+class OnDevice:
+    """A pool that was copied to a GPU whole."""
+
+    def __init__(self, blocks: Blocks, device: torch.device):
+        self.position, self.view, self.device = blocks.position, blocks.view, device
+        self.parts = []
+        for chunks in blocks.blocks:
+            kind = torch.from_numpy(np.empty(0, chunks[0].dtype)).dtype
+            part = torch.empty((len(self.position), *chunks[0].shape[1:]), dtype=kind, device=device)
+            for n, chunk in enumerate(chunks):
+                part[blocks.starts[n] : blocks.starts[n + 1]] = torch.tensor(chunk)
+            self.parts.append(part)
+
+    def take(self, items: np.ndarray) -> list[Tensor]:
+        chosen = torch.from_numpy(items).to(self.device)
+        return [part.index_select(0, chosen) for part in self.parts]
+
+
+def rows_of(store: Store, chunk: int) -> int:
+    start, stop = store.layout.bounds(chunk)
+    return stop - start
+
+
+def joined(first: Batch, second: Batch) -> Batch:
+    return Batch(
+        [torch.cat(pair) for pair in zip(first.taps, second.taps, strict=True)],
+        torch.cat([first.log_softmax, second.log_softmax]),
+        torch.cat([first.labels, second.labels]),
+        torch.cat([first.position, second.position]),
+        torch.cat([first.view, second.view]),
+    )
+
+
+def ahead(items: Iterator[Pool]) -> Iterator[Pool]:
+    """Run an iterator in a thread, up to POOLS - 1 items ahead; its errors come out here."""
+    ready: queue.Queue[Pool | BaseException | None] = queue.Queue(POOLS - 2)
     stopped = threading.Event()
 
-    def put(item: list[Tensor] | BaseException | None) -> bool:
+    def put(item: Pool | BaseException | None) -> None:
         while not stopped.is_set():
             try:
-                ready.put(item, timeout=0.1)
-                return True
+                return ready.put(item, timeout=0.1)
             except queue.Full:
                 continue
-        return False
+        return None
 
     def work() -> None:
         try:
             for item in items:
-                if not put(item):
+                put(item)
+                if stopped.is_set():
                     return
             put(None)
         except BaseException as error:
             put(error)
 
-    thread = threading.Thread(target=work, daemon=True)
+    thread = threading.Thread(target=work, name="chunk-reader", daemon=True)
     thread.start()
     try:
         while (item := ready.get()) is not None:

@@ -6,6 +6,7 @@ checks everything that can be checked without reading features; reading checks t
 
 from __future__ import annotations
 
+import itertools
 import json
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from calex.errors import CalexError
 from calex.features import chunks
 from calex.features.chunks import REMEDY, Entry
-from calex.features.layout import Layout, key
+from calex.features.layout import CRC_BYTES, Layout, key
 from calex.files import canonical_json, read_json, sha256
 from calex.progress import track
 
@@ -39,12 +40,27 @@ class Store:
         """What the dump's caller recorded: fingerprints, names, transform, precision, versions, FLOPs."""
         return self.manifest["provenance"]
 
-    def chunk(self, name: str, view: int = 0, number: int = 0) -> np.ndarray:
-        """One verified chunk of one array, without the view axis and without padding: (rows, …)."""
-        array, where = self.arrays[name], key(name, view, number)
+    def chunk(self, name: str, view: int = 0, number: int = 0, buffer: np.ndarray | None = None) -> np.ndarray:
+        """One verified chunk of one array, without the view axis and without padding: (rows, …).
+
+        buffer: (chunk bytes,) uint8 to put it in, to spare a new allocation each time.
+        """
+        where = key(name, view, number)
+        path, entry = self.path / where, self.entries[where]
+        payload = chunks.read(path, entry, buffer if self.layout.codec == "none" else None)
+        return chunks.decode(payload, self.arrays[name], self.layout.codec, self._rows(name, number), path, buffer)
+
+    def mapped(self, name: str, view: int, number: int) -> np.ndarray:
+        """As `chunk`, but read-only in memory that processes share, where the codec allows it."""
+        if self.layout.codec != "none":
+            return self.chunk(name, view, number)
+        where = key(name, view, number)
+        payload = chunks.mapped(self.path / where, self.entries[where])
+        return chunks.decode(payload, self.arrays[name], "none", self._rows(name, number), self.path / where)
+
+    def _rows(self, name: str, number: int) -> int:
         start, stop = self.layout.bounds(number) if name in self.layout.feature_arrays else (0, self.layout.images)
-        payload = chunks.payload_of(self.path / where, self.entries[where])
-        return chunks.decode(payload, array, self.layout.codec, stop - start, self.path / where)
+        return stop - start
 
     def read(self, tap: int, view: int, chunk_number: int) -> np.ndarray:
         """A verified chunk of a tap: (rows, C, H, W) float16 or float32.
@@ -102,6 +118,9 @@ def open_at(path: Path, manifest: dict[str, Any]) -> Store:
     if sorted(manifest["chunks"]) != sorted(layout.chunk_paths()):
         raise CalexError(f"{path}: the manifest's chunks are not those of its layout; {REMEDY}")
     for where, entry in manifest["chunks"].items():
+        needed = layout.arrays[where.split("/")[0]].chunk_bytes + CRC_BYTES
+        if layout.codec == "none" and entry["bytes"] != needed:
+            raise CalexError(f"{path / where}: the manifest says {entry['bytes']} bytes, its shape needs {needed}; {REMEDY}")
         try:
             size = (path / where).stat().st_size
         except FileNotFoundError:
@@ -170,9 +189,9 @@ def verify(folder: str | Path, split: str) -> list[str]:
     except CalexError as error:
         return [str(error)]
     problems = []
-    places = [(name, view, n) for name in store.layout.feature_arrays for view in range(store.layout.views)
-              for n in range(store.layout.chunks)]  # fmt: skip
-    for name, view, number in track([*places, ("labels", 0, 0), ("index", 0, 0)], f"verify {split}", len(places) + 2, "chunk"):
+    grid = itertools.product(store.layout.feature_arrays, range(store.layout.views), range(store.layout.chunks))
+    places = [*grid, ("labels", 0, 0), ("index", 0, 0)]
+    for name, view, number in track(places, f"verify {split}", len(places), "chunk"):
         where = key(name, view, number)
         try:
             block = store.chunk(name, view, number)

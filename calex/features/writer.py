@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import json
 import os
 import shutil
+import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +28,14 @@ from calex.features import chunks
 from calex.features.chunks import Entry
 from calex.features.layout import Layout, key
 from calex.features.store import FORMAT, checksum, open_at
-from calex.files import canonical_json, sha256, write_json
+from calex.files import canonical_json, read_json, replacing, sha256, write_json
+from calex.progress import say
 
 MARGIN = 1.02  # of the predicted size: what a file system needs for itself
 
 
 class Dump:
-    """One dump of one split.
+    """One dump of one split; chunks are encoded and written by threads while the caller computes the next ones.
 
         with Dump(folder, "train", layout, labels, index, provenance) as dump:
             for view, chunk, start, stop in dump.pending():
@@ -40,6 +46,7 @@ class Dump:
     provenance: JSON values that go into the manifest; what is in it identifies the dump, so that a resume never
         mixes two of them. `dataset_fingerprint` and `backbone_fingerprint` are what `open_store` compares, `taps`
         (a list of names) is what errors call the taps.
+    threads: writers; as many chunks again may wait for one, and no more are held in memory.
     Raises CalexError when another dump of the split is running or the disk has too little room.
     """
 
@@ -51,55 +58,73 @@ class Dump:
         labels: np.ndarray,
         index: np.ndarray,
         provenance: dict[str, Any],
+        threads: int = 2,
     ):
         self.folder, self.split, self.layout, self.provenance = Path(folder), split, layout, provenance
         self.labels, self.index = np.asarray(labels, np.int64), np.asarray(index, np.int64)
         for name, array in (("labels", self.labels), ("index", self.index)):
             if array.shape != (layout.images,):
-                raise CalexError(f"{name} of shape {array.shape} for a store of {layout.images} images")
+                raise CalexError(f"{name}: shape {array.shape} for a store of {layout.images} images")
         identity = canonical_json({"split": split, "layout": layout.to_json(), "provenance": provenance})
         self.fingerprint = sha256(identity.encode(), self.labels, self.index)
         self.partial = self.folder / f".{split}.zarr.{self.fingerprint[:16]}.partial"
         self.store, self.journal = self.partial / "store.zarr", self.partial / "journal.jsonl"
         self.final, self.manifest = self.folder / f"{split}.zarr", self.folder / f"{split}.json"
         self.entries: dict[str, Entry] = {}
+        self.threads, self.waiting, self.journaling = threads, deque[Future[None]](), threading.Lock()
 
     def __enter__(self) -> Dump:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = lock(self.folder / f".{self.split}.lock")
+        self.lock = lock(self.folder / f".{self.split}.lock")
+        self.writers = ThreadPoolExecutor(self.threads, "chunk-writer")
         try:
-            self._begin()
+            with naming_full_disk(self.folder):
+                self._begin()
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        unlock(self._lock, self.folder / f".{self.split}.lock")
+        """Let go of the lock; what was written stays for the next attempt, unless `finish` was reached."""
+        self.writers.shutdown(wait=True, cancel_futures=True)
+        unlock(self.lock, self.folder / f".{self.split}.lock")
 
     def _begin(self) -> None:
         """Take up what an earlier attempt left, or start afresh if the disk has room."""
-        if self.journal.exists() and not self.store.exists() and self.final.exists() and not self.manifest.exists():
+        if self.journal.exists() and not self.store.exists() and not self.manifest.exists() and self._is_ours(self.final):
             os.replace(self.final, self.store)  # killed between its last two steps
-        self.entries = resumed(self.store, self.journal) if self.journal.exists() else {}
-        done = sum(entry.bytes for entry in self.entries.values())
-        self._refuse_without_room(int(self.layout.bytes * MARGIN) - done)
+        self.entries = resumed(self.store, self.journal)
+        done, size = sum(entry.bytes for entry in self.entries.values()), self.layout.bytes
+        say(f"{self.final}: {size / 1e9:.3g} GB" + (f", {done / 1e9:.3g} GB of it done before" if done else ""))
+        self._refuse_without_room(int(size * MARGIN) - done)
         if not self.entries:
             shutil.rmtree(self.partial, ignore_errors=True)
-        with naming_full_disk(self.partial):
-            if not self.store.exists():
-                self.partial.mkdir()
-                create(self.store, self.layout, self.fingerprint)
-            for name in ("labels", "index"):
-                self._put(name, 0, 0, getattr(self, name))
+            self.partial.mkdir()
+            create(self.store, self.layout, self.fingerprint)
+        write_journal(self.journal, self.entries)
+        for name, block in (("labels", self.labels), ("index", self.index)):
+            self._put(name, 0, 0, block)
+
+    def _is_ours(self, store: Path) -> bool:
+        try:
+            return read_json(store / "zarr.json")["attributes"]["calex"]["fingerprint"] == self.fingerprint
+        except (OSError, CalexError, LookupError, TypeError):
+            return False
 
     def _refuse_without_room(self, needed: int) -> None:
         free = shutil.disk_usage(self.folder).free
         if needed > free:
+            removable = [str(path) for path in (self.final, *self._leftovers()) if path.exists() and path != self.partial]
+            remedy = f"delete {' or '.join(removable)}" if removable else "make room, cache fewer views, or set `codec: zstd`"
             raise CalexError(
-                f"{self.folder}: the {self.split} store needs {needed / 1e9:.3g} GB more and the disk has "
-                f"{free / 1e9:.3g} GB; make room, cache fewer views, or set `codec: zstd`"
+                f"{self.folder}: the {self.split} store needs {needed / 1e9:.3g} GB more and the disk has {free / 1e9:.3g} GB; "
+                f"{remedy}"
             )
+
+    def _leftovers(self) -> Iterator[Path]:
+        """Partial directories of this split: this dump's own, and those of settings that were given up."""
+        return self.folder.glob(f".{glob.escape(self.split)}.zarr.*.partial")
 
     def pending(self) -> Iterator[tuple[int, int, int, int]]:
         """(view, chunk number, first image, one past the last) of each chunk that is not whole on disk yet."""
@@ -109,52 +134,59 @@ class Dump:
                     yield view, number, *self.layout.bounds(number)
 
     def write(self, view: int, chunk_number: int, taps: Sequence[np.ndarray], log_softmax: np.ndarray) -> None:
-        """Store one chunk of every array.
+        """Hand over one chunk of every array; returns when there is room to wait in, not when it is written.
 
-        taps: (rows, C, H, W) each, float16 or float32; log_softmax: (rows, K). The arrays are handed over: the
-        caller must not change them afterwards.
-        Raises CalexError naming tap and image when a value is not finite in the store's precision.
+        taps: (rows, C, H, W) each, float16 or float32; log_softmax: (rows, K). The caller must not change them
+        afterwards.
+        Raises CalexError, maybe about a chunk handed over earlier: when a value is not finite in the store's
+        precision (naming tap and image), and when the disk is full.
         """
-        blocks = {f"tap{k}": tap for k, tap in enumerate(taps)} | {"log_softmax": log_softmax}
+        blocks = {**{f"tap{k}": tap for k, tap in enumerate(taps)}, "log_softmax": log_softmax}
         start, stop = self.layout.bounds(chunk_number)
-        for name, array in self.layout.feature_arrays.items():
-            if blocks[name].shape != (stop - start, *array.shape[2:]):
-                raise CalexError(f"{name}: got {blocks[name].shape} for a chunk of {(stop - start, *array.shape[2:])}")
-        with naming_full_disk(self.partial):
-            for name, block in blocks.items():
-                self._put(name, view, chunk_number, self._stored(name, view, start, block))
+        wanted = {name: (stop - start, *array.shape[2:]) for name, array in self.layout.feature_arrays.items()}
+        if (got := {name: block.shape for name, block in blocks.items()}) != wanted:
+            raise CalexError(f"chunk {chunk_number} of {self.final}: got arrays of {got}, expected {wanted}")
+        while self.waiting and (self.waiting[0].done() or len(self.waiting) >= 2 * self.threads):
+            self.waiting.popleft().result()
+        self.waiting.append(self.writers.submit(self._write, view, chunk_number, blocks))
 
-    def _stored(self, name: str, view: int, start: int, block: np.ndarray) -> np.ndarray:
+    def _write(self, view: int, number: int, blocks: dict[str, np.ndarray]) -> None:
+        with naming_full_disk(self.folder):
+            for name, block in blocks.items():
+                self._put(name, view, number, self._stored(name, view, number, block))
+
+    def _stored(self, name: str, view: int, number: int, block: np.ndarray) -> np.ndarray:
         """The block in the array's dtype, every value finite."""
         dtype = self.layout.arrays[name].dtype
         with np.errstate(over="ignore"):
             stored = block.astype(dtype, copy=False)
-        bad = np.flatnonzero(~finite_rows(stored))
-        if len(bad):
-            image = int(self.index[start + bad[0]])
-            if name == "log_softmax":
-                raise CalexError(f"log_softmax: image {image} (view {view}) has values that are not finite; check the backbone")
-            tap = int(name.removeprefix("tap"))
-            label = self.provenance.get("taps", [])[tap : tap + 1] or [name]
-            fits = dtype.name == "float16"
-            remedy = "set `precision: float32`" if fits else "check the backbone, its activations overflow"
-            raise CalexError(
-                f"tap '{label[0]}': image {image} (view {view}) has values that {dtype.name} cannot hold; {remedy}"
-            )
-        return stored
+        finite = finite_rows(stored)
+        if finite.all():
+            return stored
+        image = int(self.index[self.layout.bounds(number)[0] + finite.argmin()])
+        remedy = "set `precision: float32`" if dtype.name == "float16" else "the backbone itself diverges on it: check both"
+        raise CalexError(f"{self._label(name)}: image {image} (view {view}) has values that {dtype.name} cannot hold; {remedy}")
+
+    def _label(self, name: str) -> str:
+        """What a person calls an array: its tap's name where the caller gave one."""
+        names = dict(zip((f"tap{k}" for k in range(len(self.layout.taps))), self.provenance.get("taps", []), strict=False))
+        return f"tap '{names[name]}'" if name in names else name
 
     def _put(self, name: str, view: int, number: int, block: np.ndarray) -> None:
         where = key(name, view, number)
         entry = chunks.write(self.store / where, chunks.encode(block, self.layout.arrays[name], self.layout.codec))
-        with open(self.journal, "a", encoding="utf-8") as handle:
-            handle.write(json.dumps([where, *entry]) + "\n")
-        self.entries[where] = entry
+        with self.journaling:
+            with open(self.journal, "a", encoding="utf-8") as handle:
+                handle.write(journal_line(where, entry))
+            self.entries[where] = entry
 
     def finish(self, measured: dict[str, Any] | None = None) -> None:
         """Check the store and give it its name, then write the manifest.
 
         measured: provenance known only now; it is recorded but does not identify the dump.
         """
+        while self.waiting:
+            self.waiting.popleft().result()
         missing = [where for where in self.layout.chunk_paths() if where not in self.entries]
         if missing:
             raise CalexError(f"{self.partial}: {len(missing)} chunks are not written yet, {missing[0]} is the first")
@@ -181,9 +213,9 @@ class Dump:
             shutil.rmtree(old, ignore_errors=True)
             os.replace(self.final, old)
         os.replace(self.store, self.final)
-        with naming_full_disk(self.partial):
+        with naming_full_disk(self.folder):
             write_json(self.manifest, manifest)
-        for leftover in self.folder.glob(f".{self.split}.zarr.*.partial"):  # this dump's, and those of abandoned settings
+        for leftover in self._leftovers():
             shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -211,20 +243,27 @@ def create(path: Path, layout: Layout, fingerprint: str) -> None:
         )
 
 
+def journal_line(where: str, entry: Entry) -> str:
+    return json.dumps([where, *entry]) + "\n"
+
+
+def write_journal(path: Path, entries: dict[str, Entry]) -> None:
+    """Afresh, so that a line that was torn by a kill does not spoil the next one."""
+    with replacing(path) as partial:
+        partial.write_text("".join(journal_line(where, entry) for where, entry in entries.items()), encoding="utf-8")
+
+
 def resumed(store: Path, journal: Path) -> dict[str, Entry]:
     """The journaled chunks whose files still have the journaled checksum."""
     found = {}
-    for line in journal.read_text(encoding="utf-8").splitlines():
+    for line in journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []:
         try:
             where, *entry = json.loads(line)
-        except ValueError:  # the line that was being written when the dump was killed
+        except ValueError:  # it was being written when the dump was killed
             continue
-        found[where] = Entry(*entry)
-    return {
-        where: entry
-        for where, entry in found.items()
-        if (store / where).is_file() and chunks.sha256_of(store / where) == entry.sha256
-    }
+        if (store / where).is_file() and chunks.sha256_of(store / where) == entry[-1]:
+            found[where] = Entry(*entry)
+    return found
 
 
 def finite_rows(block: np.ndarray) -> np.ndarray:
@@ -234,20 +273,15 @@ def finite_rows(block: np.ndarray) -> np.ndarray:
     return exponents.max(axis=1) < mask
 
 
-class naming_full_disk:
+@contextmanager
+def naming_full_disk(folder: Path) -> Iterator[None]:
     """Turn "no space left" into one line that says what to do; what was written stays for the resume."""
-
-    def __init__(self, partial: Path):
-        self.partial = partial
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise CalexError(
-                f"{self.partial.parent}: the disk is full; make room and rerun, the dump goes on from here"
-            ) from None
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CalexError(f"{folder}: the disk is full; make room and rerun, the dump goes on from here") from None
+        raise
 
 
 def lock(path: Path) -> int:
