@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from calex.errors import CalexError
 from calex.files import canonical_json, read_npz, sha256, write_npz
@@ -48,30 +47,14 @@ def checked(dataset: Images, where: str) -> Images:
         raise CalexError(f"{where}: {len(images)} images but {len(labels)} labels and {len(dataset.split)} split entries")
     outside = np.flatnonzero((labels < 0) | (labels >= classes))
     if outside.size:
-        raise CalexError(f"{where}: image {outside[0]} has label {labels[outside[0]]}, outside 0..{classes - 1}; mend the source")
+        first = outside[0]
+        raise CalexError(f"{where}: image {first} has label {labels[first]}, outside 0..{classes - 1}; mend the source")
     for split in SPLITS:
         counts = np.bincount(labels[dataset.indices(split)], minlength=classes)
         if (counts == 0).any():
             empty = dataset.names[int(np.argmin(counts))]
             raise CalexError(f"{where}: class '{empty}' has no images in {split}; add some or leave the class out")
     return dataset
-
-
-def stratified_split(labels: np.ndarray, val: int | float, test: int | float, seed: int = 0) -> np.ndarray:
-    """A fixed split with every class in proportion: (N,) uint8 positions in `SPLITS`.
-
-    val, test: numbers of images (int) or shares (float) of all N.
-    """
-    split = np.zeros(len(labels), np.uint8)
-    everyone = np.arange(len(labels))
-    try:
-        rest, held = train_test_split(everyone, test_size=test, random_state=seed, stratify=labels)
-        share = val if isinstance(val, int) else round(val * len(labels))
-        _, validation = train_test_split(rest, test_size=share, random_state=seed, stratify=labels[rest])
-    except ValueError as error:
-        raise CalexError(f"cannot split {len(labels)} images into val={val} and test={test}: {error}") from None
-    split[validation], split[held] = SPLITS.index("val"), SPLITS.index("test")
-    return split
 
 
 def save(path: str | Path, dataset: Images) -> None:

@@ -1,8 +1,9 @@
 """What exists under a name: one file a thing, found by its name, imported only when it is used.
 
 A *kind* is a folder of this package (`heads`, `policies`, …). A file in it is a plugin: its name is what
-the config says, its literal `OPTIONS` are the keys its config block may hold with their defaults. Options
-are read from the source without importing it, so that checking a config never loads torch.
+the config says, its literal `OPTIONS` are the keys its config block may hold with their defaults, `CHOICES` the
+values that some of them may take. Both are read from the source without importing it, so that checking a config
+never loads torch.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def constants(file: Path) -> dict[str, Any]:
 
 def complete(kind: str, block: dict[str, Any], where: str) -> dict[str, Any]:
     """A plugin's config block with every option present; an unknown option is an error with its near miss."""
-    options = constants(source(kind, block["name"], f"{where}.name")).get("OPTIONS", {})
+    declared = constants(source(kind, block["name"], f"{where}.name"))
+    options, choices = declared.get("OPTIONS", {}), declared.get("CHOICES", {})
     for key, value in block.items():
         if key == "name":
             continue
@@ -57,6 +59,8 @@ def complete(kind: str, block: dict[str, Any], where: str) -> dict[str, Any]:
         fits = isinstance(value, (int, float)) and not isinstance(value, bool) if numeric else isinstance(value, type(default))
         if default is not None and not fits:
             raise CalexError(f"{where}.{key}: expected something like {default!r}, got {value!r}")
+        if key in choices and value not in choices[key]:
+            raise CalexError(f"{where}.{key}: unknown value '{value}', {suggestion(str(value), choices[key])}")
     return {"name": block["name"], **options, **block}
 
 

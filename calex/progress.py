@@ -20,7 +20,9 @@ def say(message: str) -> None:
 def track(
     items: Iterable[Item], label: str, total: int, unit: str = "it", scale: int = 1, every: float = 5.0
 ) -> Iterator[Item]:
-    """Pass `items` through: a bar on a terminal; elsewhere (a pipe, a log) a line every few seconds; the end is the caller's to announce.
+    """Pass `items` through: a bar on a terminal; elsewhere (a pipe, a log) a line every few seconds.
+
+    The end is the caller's to announce.
 
     `scale` is how many `unit`s one item holds, so that rates are in images and not in batches.
     """

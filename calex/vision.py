@@ -25,6 +25,6 @@ except RuntimeError:
     _declared.append(_library)
     import torchvision
 
-from torchvision import models
+models = torchvision.models
 
 __all__ = ["models", "torchvision"]

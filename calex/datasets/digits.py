@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.datasets import load_digits
 
-from calex.images import Images, stratified_split
+from calex.images import Images
+from calex.splitting import stratified_split
 
 # val, test: how many images each; the rest is train. split_seed: which fixed split.
 OPTIONS = {"val": 397, "test": 400, "split_seed": 0}

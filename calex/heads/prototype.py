@@ -11,6 +11,7 @@ from torch import nn
 
 # prototypes: M. temperature: of the assignment softmax; lower is harder. assignment: softmax or relu.
 OPTIONS = {"prototypes": 32, "temperature": 1.0, "assignment": "softmax"}
+CHOICES = {"assignment": ["softmax", "relu"]}
 
 
 class PrototypePooling(nn.Module):

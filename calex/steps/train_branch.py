@@ -29,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, required=True, help="of the initial weights and the order of images")
     parser.add_argument(
         "--settings", type=json.loads, required=True,
-        help='JSON: {"recipe": {…}, "head": {…}, "target": {…}, "shared_core": false, "correct": "label"}',
+        help='JSON: {"recipe": {…}, "head": {…}, "target": {…}, "shared_core": false, "correct": "label", "memory_mb": 2048}; '
+        "features up to memory_mb are kept in memory, larger ones streamed",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="the folder to write into")
-    parser.add_argument("--memory-mb", type=int, default=2048, help="features up to this size are kept in memory, larger ones streamed (default: 2048)")
     devices.add_arguments(parser, threads=1)
 
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     train = stores["train"]
     if not 1 <= k <= len(train.layout.taps):
         raise CalexError(f"--branch: {k} is not a branch; the stores hold taps 1..{len(train.layout.taps)}")
-    budget = args.memory_mb << 20
+    budget = chosen["memory_mb"] << 20
     weights = np.ones((train.layout.views, train.layout.images)) if args.weights is None else read_npy(args.weights)
     if weights.shape != (train.layout.views, train.layout.images):
         raise CalexError(f"{args.weights}: weights of shape {weights.shape} for {train.layout.views} views of {train.layout.images} images")

@@ -1,6 +1,7 @@
 """Weigh the training images by how likely they are to reach branch k: weights{k}.npy.
 
-Calibrates branches 1..k−1 on validation at the training margin and multiplies the chances to stay.
+A weighting (a file in calex/weightings) turns what branches 1..k−1 say into weights; `survivors` calibrates
+them on validation at the training margin and multiplies the chances to stay.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from calex import exits, survivors
-from calex.calibration import precision_margin
+from calex import exits, plugins
 from calex.files import write_npy
 from calex.progress import say
+from calex.survivors import effective_sample_size
 
 # Below this share of the images' number, the weights rest on few of them.
 FEW = 0.05
@@ -23,29 +24,22 @@ FEW = 0.05
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exits", type=Path, nargs="+", required=True, help="exits1.npz … of every earlier branch, in order")
     parser.add_argument(
-        "--settings",
-        type=json.loads,
-        required=True,
-        help='JSON: {"train_margin", "sharpness" (a number or "inf"), "floor", "min_support", "score", "correct"}',
+        "--settings", type=json.loads, required=True, help='JSON: {"weighting": {"name": "survivors", …}, "score", "correct"}'
     )
     parser.add_argument("--out", type=Path, required=True, help="the weights to write (.npy, (V, N) float64)")
 
 
 def run(args: argparse.Namespace) -> None:
     chosen = args.settings
+    weighting, options = plugins.load("weightings", chosen["weighting"]["name"]), plugins.options_of(chosen["weighting"])
     validation = exits.read(args.exits, "val", chosen["score"])
-    margins = np.array([chosen["train_margin"]])
-    thresholds = precision_margin(validation, margins, chosen["correct"], "survivors", chosen["min_support"])[0]
-    chances = []
-    for view in range(exits.views(args.exits[0], "train")):
-        train = exits.read(args.exits, "train", chosen["score"], view)
-        chances.append(survivors.survival(train.scores, train.predictions, thresholds, float(chosen["sharpness"])))
-    u = np.stack(chances)
+    training = [exits.read(args.exits, "train", chosen["score"], view) for view in range(exits.views(args.exits[0], "train"))]
+    u = np.stack([weighting.survival(validation, train, chosen["correct"], **options) for train in training])
     label = f"weigh-survivors {len(args.exits) + 1}"
     if not u.any():
         say(f"{label}: warning: no training image survives branches 1..{len(args.exits)}; all weights are 1. Lower train_margin")
-    w = survivors.weights(u, chosen["floor"])
-    worth = survivors.effective_sample_size(w)
+    w = weighting.weights(u, **options)
+    worth = effective_sample_size(w)
     say(f"{label}: survival {u.mean():.3f} on average; the weights are worth {worth:.0f} of {w.size} images")
     if worth < FEW * w.size:
         say(f"{label}: warning: few images carry the weights; raise sharpness or floor, or lower train_margin")

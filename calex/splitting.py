@@ -1,0 +1,26 @@
+"""A fixed split for datasets that come without one."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from calex.errors import CalexError
+from calex.images import SPLITS
+
+
+def stratified_split(labels: np.ndarray, val: int | float, test: int | float, seed: int = 0) -> np.ndarray:
+    """A fixed split with every class in proportion: (N,) uint8 positions in `SPLITS`.
+
+    val, test: numbers of images (int) or shares (float) of all N.
+    """
+    split = np.zeros(len(labels), np.uint8)
+    everyone = np.arange(len(labels))
+    try:
+        rest, held = train_test_split(everyone, test_size=test, random_state=seed, stratify=labels)
+        share = val if isinstance(val, int) else round(val * len(labels))
+        _, validation = train_test_split(rest, test_size=share, random_state=seed, stratify=labels[rest])
+    except ValueError as error:
+        raise CalexError(f"cannot split {len(labels)} images into val={val} and test={test}: {error}") from None
+    split[validation], split[held] = SPLITS.index("val"), SPLITS.index("test")
+    return split

@@ -1,0 +1,51 @@
+"""Turn exits into thresholds by a policy, on validation images only: {policy}.thresholds.parquet.
+
+Besides the thresholds from all of validation (fold −1, for test images) there is a set for each fold, made
+without it: with these, validation images are judged by thresholds that never saw them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from calex import exits, plugins
+from calex.calibration import folds
+from calex.files import canonical_json, replacing
+from calex.progress import say
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--exits", type=Path, nargs="+", required=True, help="exits1.npz … of every branch, in order")
+    parser.add_argument(
+        "--settings", type=json.loads, required=True, help='JSON: {"policy": {"name": "cpm", …}, "score", "correct", "folds"}'
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the thresholds to write (.parquet)")
+
+
+def run(args: argparse.Namespace) -> None:
+    chosen = args.settings
+    validation = exits.read(args.exits, "val", chosen["score"])
+    policy, options = plugins.load("policies", chosen["policy"]["name"]), plugins.options_of(chosen["policy"])
+    swept = policy.parameters(**options)
+    assigned = folds(validation.labels, chosen["folds"])
+    populations = {-1: np.ones(len(assigned), bool)} | {fold: assigned != fold for fold in range(chosen["folds"])}
+    found = np.stack([policy.thresholds(validation.of(kept), swept, chosen["correct"], **options) for kept in populations.values()])
+    fold, point, branch, label = np.indices(found.shape).reshape(4, -1)
+    frame = pl.DataFrame(
+        {
+            "fold": np.array(list(populations))[fold],
+            "point": point,
+            "parameters": pl.Series([canonical_json(parameters) for parameters in swept])[point],
+            "branch": branch + 1,
+            "class": label,
+            "threshold": found.ravel(),
+        }
+    )
+    with replacing(args.out) as partial:
+        frame.write_parquet(partial)
+    say(f"calibrate {args.out.stem}: {len(swept)} operating points, {found.shape[2]} branches, {found.shape[3]} classes")

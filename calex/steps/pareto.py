@@ -1,0 +1,107 @@
+"""Gather everything that was evaluated on a dataset and mark each curve's front: points_{dataset}.parquet.
+
+The front is decided on validation rows, variants pooled. A second file, run.json, says what was run: config,
+seeds, versions, hardware, fingerprints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from calex import __version__, pareto
+from calex.errors import CalexError
+from calex.evaluation import SCHEMA
+from calex.files import read_json, read_npz, replacing, write_json
+from calex.progress import say
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--points", type=Path, nargs="+", required=True, help="every {policy}.points.parquet")
+    parser.add_argument(
+        "--backbones",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="folders of the backbones (backbone.json, taps.json, features/)",
+    )
+    parser.add_argument(
+        "--exits", type=Path, nargs="+", required=True, help="one exits1.npz of each backbone, in the same order"
+    )
+    parser.add_argument("--settings", type=json.loads, required=True, help="JSON: the dataset's name and its resolved config")
+    parser.add_argument("--out", type=Path, required=True, help="the table to write (.parquet)")
+    parser.add_argument("--run", type=Path, required=True, help="the description of the run to write (.json)")
+
+
+def backbone_rows(dataset: str, backbone: str, exits: Path, branches: int) -> pl.DataFrame:
+    """The plain backbone as an operating point of its own: one row for val, one for test."""
+    said = read_npz(exits)
+    flops = float(said["flops_backbone"])
+    rows = []
+    for split in ("val", "test"):
+        right = said[f"{split}_backbone"][0] == said[f"{split}_label"]
+        rows.append(
+            {
+                "dataset": dataset, "backbone": backbone, "method": "backbone", "variant": "default", "policy": "none",
+                "seed": 0, "point": 0, "parameters": "{}", "split": split, "n": len(right), "accuracy": float(right.mean()),
+                "agreement": 1.0, "flops": flops, "flops_fraction": 1.0, "flops_fraction_exit_only": 1.0,
+                "exit_share": [0.0] * branches + [1.0],
+            }
+        )  # fmt: skip
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def description(settings: dict[str, Any], folders: list[Path]) -> dict[str, Any]:
+    """What was run, for people: only values that the same run gives again."""
+    backbones, fingerprints, splits, gpus, cpus, versions = {}, {}, {}, set(), set(), {}
+    for folder in folders:
+        trained, taps = read_json(folder / "backbone.json"), read_json(folder / "taps.json")
+        manifests = {split: read_json(folder / "features" / f"{split}.json") for split in ("train", "val", "test")}
+        fingerprints[folder.name] = trained["fingerprint"]
+        splits = {split: manifest["layout"]["images"] for split, manifest in manifests.items()}
+        versions |= manifests["train"]["provenance"]["versions"]
+        for device in (trained["device"], manifests["train"]["provenance"]["device"]):
+            (gpus if "NVIDIA" in device or "AMD Instinct" in device else cpus).add(device)
+        backbones[folder.name] = {
+            "parameters": trained["parameters"],
+            "flops": taps["flops"],
+            "accuracy": trained["accuracy"],
+            "trained_on": trained["trained_on"],
+            "taps": [tap["name"] for tap in taps["taps"]],
+            "device": trained["device"],
+        }
+    versions |= {name: importlib.metadata.version(name) for name in ("numpy", "polars", "altair", "scikit-learn")}
+    return {
+        "dataset": settings["name"],
+        "seeds": settings["config"]["seeds"],
+        "versions": versions | {"calex": __version__, "python": platform.python_version()},
+        "hardware": {"cpu": ", ".join(sorted(cpus)) or None, "gpu": ", ".join(sorted(gpus)) or None},
+        "fingerprints": {"dataset": read_json(folders[0] / "backbone.json")["dataset"], "backbones": fingerprints},
+        "splits": splits,
+        "backbones": backbones,
+        "config": settings["config"],
+        "tried_settings": settings["tried_settings"],
+        "command": f"snakemake --cores all results/pareto_{settings['name']}.html",
+    }
+
+
+def run(args: argparse.Namespace) -> None:
+    if len(args.exits) != len(args.backbones):
+        raise CalexError(
+            f"--exits: {len(args.exits)} files for {len(args.backbones)} backbones; give one each, in the same order"
+        )
+    plain = [
+        backbone_rows(args.settings["name"], folder.name, exits, len(read_json(folder / "taps.json")["taps"]))
+        for folder, exits in zip(args.backbones, args.exits, strict=True)
+    ]
+    points = pareto.mark_fronts(pl.concat([*plain, *(pl.read_parquet(path) for path in args.points)]))
+    with replacing(args.out) as partial:
+        points.write_parquet(partial)
+    write_json(args.run, description(args.settings, args.backbones))
+    say(f"pareto {args.settings['name']}: {len(points)} rows, {points['on_front'].sum()} on a front")

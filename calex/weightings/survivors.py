@@ -1,0 +1,28 @@
+"""Soft survivor weights: an image counts for a branch as it is likely to reach it (CalexNet). Sharpness 0 is BTS-EE's hard cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from calex import survivors
+from calex.calibration import precision_margin
+from calex.exits import Exits
+
+SEQUENTIAL = True
+
+# train_margin: the margin m at which earlier branches are calibrated for this. sharpness: β, in units of the
+# score; 0 is a hard cut. floor: ε, the least survival that counts. min_support: as in the policy `cpm`.
+OPTIONS = {"train_margin": 0.0, "sharpness": 0.1, "floor": 0.05, "min_support": 5}
+
+
+def survival(
+    validation: Exits, train: Exits, correct: str, train_margin: float, sharpness: float, min_support: int, **_: Any
+) -> np.ndarray:
+    thresholds = precision_margin(validation, np.array([train_margin]), correct, "survivors", min_support)[0]
+    return survivors.survival(train.scores, train.predictions, thresholds, sharpness)
+
+
+def weights(u: np.ndarray, floor: float, **_: Any) -> np.ndarray:
+    return survivors.weights(u, floor)

@@ -1,0 +1,4 @@
+"""Every training image counts the same for every branch."""
+
+SEQUENTIAL = False
+OPTIONS = {}  # type: ignore[var-annotated]

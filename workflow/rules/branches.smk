@@ -1,0 +1,66 @@
+# Branches over cached features. A weighting that looks back makes a chain of these: train_branch k, then
+# weigh_survivors k + 1, and so on; otherwise all branches train side by side.
+
+CASCADE = "results/{dataset}/{backbone}/{method}/{variant}/seed{seed}"
+
+
+rule train_branch:
+    input:
+        manifests=expand("results/{{dataset}}/{{backbone}}/features/{split}.json", split=SPLITS),
+        stores=ancient(expand("results/{{dataset}}/{{backbone}}/features/{split}.zarr", split=SPLITS)),
+        weights=branch(
+            lambda w: looks_back(w.method) and int(w.k) > 1,
+            then=f"{CASCADE}/weights{{k}}.npy",
+            otherwise=[],
+        ),
+    output:
+        branch=f"{CASCADE}/branch{{k}}.safetensors",
+        exits=f"{CASCADE}/exits{{k}}.npz",
+    params:
+        settings=settings("train_branch"),
+        sources=source_hashes("train_branch"),
+        features=lambda w, input: str(Path(input.manifests[0]).parent),
+        weights=lambda w, input: f"--weights {input.weights}" if input.weights else "",
+        folder=lambda w, output: str(Path(output.exits).parent),
+    log:
+        f"logs/{CASCADE.removeprefix('results/')}/branch{{k}}.log",
+    benchmark:
+        f"benchmarks/{CASCADE.removeprefix('results/')}/branch{{k}}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: config["threads"]["train_branch"]
+    resources:
+        mem_mb=8000,
+        runtime=240,
+        gpu=GPU,
+    message:
+        "{wildcards.dataset} {wildcards.backbone} {wildcards.method} seed {wildcards.seed}: training branch {wildcards.k}"
+    shell:
+        "python -m calex train-branch --features {params.features} --branch {wildcards.k} {params.weights}"
+        " --seed {wildcards.seed} --settings {params.settings:q} --device {config[device]}"
+        " --threads {config[threads][train_branch]} --out {params.folder} 2>&1 | tee {log}"
+
+
+rule weigh_survivors:
+    input:
+        lambda w: exits_up_to(int(w.k) - 1)(w),
+    output:
+        f"{CASCADE}/weights{{k}}.npy",
+    params:
+        settings=settings("weigh_survivors"),
+        sources=source_hashes("weigh_survivors"),
+    log:
+        f"logs/{CASCADE.removeprefix('results/')}/weights{{k}}.log",
+    benchmark:
+        f"benchmarks/{CASCADE.removeprefix('results/')}/weights{{k}}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=20,
+        gpu=0,
+    message:
+        "{wildcards.dataset} {wildcards.backbone} {wildcards.method} seed {wildcards.seed}: weighing survivors for branch {wildcards.k}"
+    shell:
+        "python -m calex weigh-survivors --exits {input} --settings {params.settings:q} --out {output} 2>&1 | tee {log}"

@@ -1,0 +1,124 @@
+# Everything that rules share: the checked config, each rule's own block of it, the sources its step reads.
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from calex import plugins, sources
+from calex.config import read_yaml, validated
+from calex.errors import CalexError
+from calex.files import canonical_json
+
+SPLITS = ("train", "val", "test")
+HERE = Path(workflow.basedir)
+
+try:
+    config = validated(config, read_yaml(HERE / "schemas" / "config.schema.yaml"), " + ".join(workflow.configfiles) or "--config")
+except CalexError as error:
+    # One line, without the frames that an exception inside a Snakefile would print around it.
+    print(f"calex: error: {error}", file=sys.stderr, flush=True)
+    os._exit(2)
+
+# `python` in a job is the one that runs this, also where its environment was not activated.
+if shutil.which("python") != sys.executable:
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+# A job asks for a GPU if the config names one, or says auto and this machine has one.
+GPU = int(config["device"].startswith("cuda") or (config["device"] == "auto" and shutil.which("nvidia-smi") is not None))
+
+
+wildcard_constraints:
+    dataset="|".join(config["datasets"]),
+    backbone="|".join(config["backbones"]),
+    method="|".join(config["methods"]),
+    policy="|".join([*config["policies"], "oracle"]),
+    variant="[^/]+",
+    split="|".join(SPLITS),
+    seed=r"\d+",
+    k=r"\d+",
+
+
+def branch_count(wildcards):
+    return len(config["backbones"][wildcards.backbone]["taps"])
+
+
+def settings_of(rule_name, wildcards):
+    """The config that one job's result depends on, and nothing else."""
+    dataset = config["datasets"].get(wildcards.get("dataset"), {})
+    backbone = config["backbones"].get(wildcards.get("backbone"), {})
+    method = config["methods"].get(wildcards.get("method"), {})
+    features = config["features"]
+
+    def part(block, *keys):
+        return {key: block[key] for key in keys}
+
+    if rule_name == "prepare_dataset":
+        return part(dataset, "source")
+    if rule_name == "measure_taps":
+        return part(backbone, "network", "stem", "taps", "pool") | part(dataset, "input_size")
+    if rule_name == "train_backbone":
+        return part(backbone, "network", "stem", "normalisation", "seed", "trained_on") | part(
+            dataset, "input_size", "augment", "training"
+        )
+    if rule_name == "cache_features":
+        return part(features, "views", "precision", "codec", "batch_size", "order_seed")
+    if rule_name == "train_branch":
+        return part(method, "recipe", "head", "target", "shared_core", "correct") | part(features, "memory_mb")
+    if rule_name == "weigh_survivors":
+        return part(method, "weighting", "score", "correct")
+    if rule_name == "calibrate":
+        return (
+            {"policy": config["policies"][wildcards.policy]} | part(method, "score", "correct") | part(config["evaluation"], "folds")
+        )
+    if rule_name == "evaluate":
+        return part(method, "score", "correct")
+    return {}
+
+
+def settings(rule_name):
+    """A rule's block as one canonical JSON text: compared whole, and what the command line shows."""
+    return lambda wildcards: canonical_json(settings_of(rule_name, wildcards))
+
+
+def source_hashes(rule_name):
+    """{file: hash} of every source file that the rule's step reads: an edit reruns exactly these rules."""
+    return lambda wildcards: sources.of_step(rule_name, settings_of(rule_name, wildcards))
+
+
+def looks_back(method):
+    """Does a method's weighting need the branches before? Then its branches train one after the other."""
+    name = config["methods"][method]["weighting"]["name"]
+    return plugins.constants(plugins.source("weightings", name))["SEQUENTIAL"]
+
+
+def cascades(dataset):
+    """The folder of every trained cascade that a dataset's report holds."""
+    entry = config["datasets"][dataset]
+    return expand(
+        "results/{dataset}/{backbone}/{method}/default/seed{seed}",
+        dataset=dataset,
+        backbone=entry["backbones"],
+        method=entry["methods"],
+        seed=config["seeds"],
+    )
+
+
+def points_of(wildcards):
+    """Every table of operating points that a dataset's report holds."""
+    return [
+        f"{folder}/{policy}.points.parquet"
+        for folder in cascades(wildcards.dataset)
+        for policy in [*config["methods"][Path(folder).parts[-3]]["policies"], "oracle"]
+    ]
+
+
+def exits_up_to(count):
+    """exits1.npz … exits{count}.npz of a cascade; `count` is a number or a function of wildcards."""
+
+    def paths(wildcards):
+        last = count(wildcards) if callable(count) else count
+        folder = f"results/{wildcards.dataset}/{wildcards.backbone}/{wildcards.method}/{wildcards.variant}/seed{wildcards.seed}"
+        return [f"{folder}/exits{k}.npz" for k in range(1, last + 1)]
+
+    return paths

@@ -1,0 +1,81 @@
+# Images, and the network that is frozen afterwards.
+
+
+rule prepare_dataset:
+    output:
+        "results/{dataset}/images.npz",
+    params:
+        settings=lambda w: canonical_json(config["datasets"][w.dataset]["source"]),
+        sources=source_hashes("prepare_dataset"),
+    log:
+        "logs/{dataset}/images.log",
+    benchmark:
+        "benchmarks/{dataset}/images.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+        gpu=0,
+    message:
+        "{wildcards.dataset}: decoding images"
+    shell:
+        "python -m calex prepare-dataset --source {params.settings:q} --resources resources/{wildcards.dataset} --out {output}"
+        " 2>&1 | tee {log}"
+
+
+rule measure_taps:
+    input:
+        "results/{dataset}/images.npz",
+    output:
+        "results/{dataset}/{backbone}/taps.json",
+    params:
+        settings=settings("measure_taps"),
+        sources=source_hashes("measure_taps"),
+    log:
+        "logs/{dataset}/{backbone}/taps.log",
+    benchmark:
+        "benchmarks/{dataset}/{backbone}/taps.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=10,
+        gpu=0,
+    message:
+        "{wildcards.dataset} {wildcards.backbone}: checking taps, counting FLOPs"
+    shell:
+        "python -m calex measure-taps --dataset {input} --settings {params.settings:q} --out {output} 2>&1 | tee {log}"
+
+
+rule train_backbone:
+    input:
+        dataset="results/{dataset}/images.npz",
+        # A tap that does not exist is found before hours of training; other taps need no other backbone.
+        taps=ancient("results/{dataset}/{backbone}/taps.json"),
+        checkpoint=lambda w: config["backbones"][w.backbone]["checkpoint"] or [],
+    output:
+        weights="results/{dataset}/{backbone}/backbone.safetensors",
+        about="results/{dataset}/{backbone}/backbone.json",
+    params:
+        settings=settings("train_backbone"),
+        sources=source_hashes("train_backbone"),
+        checkpoint=lambda w, input: f"--checkpoint {input.checkpoint}" if input.checkpoint else "",
+    log:
+        "logs/{dataset}/{backbone}/backbone.log",
+    benchmark:
+        "benchmarks/{dataset}/{backbone}/backbone.tsv"
+    conda:
+        "../../environment.yml"
+    threads: config["threads"]["train_backbone"]
+    resources:
+        mem_mb=8000,
+        runtime=1440,
+        gpu=GPU,
+    message:
+        "{wildcards.dataset} {wildcards.backbone}: training the backbone"
+    shell:
+        "python -m calex train-backbone --dataset {input.dataset} --settings {params.settings:q} {params.checkpoint}"
+        " --device {config[device]} --threads {config[threads][train_backbone]} --out {output.weights} 2>&1 | tee {log}"

@@ -1,0 +1,34 @@
+# The frozen backbone, run once over each split. The manifest is what later rules depend on: an identical dump
+# reruns none of them.
+
+
+rule cache_features:
+    input:
+        dataset="results/{dataset}/images.npz",
+        weights="results/{dataset}/{backbone}/backbone.safetensors",
+        about="results/{dataset}/{backbone}/backbone.json",
+        taps="results/{dataset}/{backbone}/taps.json",
+    output:
+        manifest="results/{dataset}/{backbone}/features/{split}.json",
+        store=directory("results/{dataset}/{backbone}/features/{split}.zarr"),
+    params:
+        settings=settings("cache_features"),
+        sources=source_hashes("cache_features"),
+        folder=lambda w, output: str(Path(output.manifest).parent),
+    log:
+        "logs/{dataset}/{backbone}/features/{split}.log",
+    benchmark:
+        "benchmarks/{dataset}/{backbone}/features/{split}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: config["threads"]["cache_features"]
+    resources:
+        mem_mb=8000,
+        runtime=720,
+        gpu=GPU,
+    message:
+        "{wildcards.dataset} {wildcards.backbone}: caching features of {wildcards.split}"
+    shell:
+        "python -m calex cache-features --dataset {input.dataset} --backbone {input.weights} --taps {input.taps}"
+        " --split {wildcards.split} --settings {params.settings:q} --device {config[device]}"
+        " --threads {config[threads][cache_features]} --out {params.folder} 2>&1 | tee {log}"

@@ -1,0 +1,29 @@
+# What people look at: one page that stands alone, and its chart and numbers beside it.
+
+
+rule report:
+    input:
+        points="results/points_{dataset}.parquet",
+        run="results/{dataset}/run.json",
+    output:
+        html=report("results/pareto_{dataset}.html", category="Pareto fronts", caption="../report/pareto.rst"),
+        svg="results/pareto_{dataset}.svg",
+        png="results/pareto_{dataset}.png",
+        csv="results/pareto_{dataset}.csv",
+    params:
+        sources=source_hashes("report"),
+    log:
+        "logs/pareto_{dataset}.log",
+    benchmark:
+        "benchmarks/pareto_{dataset}.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=20,
+        gpu=0,
+    message:
+        "{wildcards.dataset}: writing the report"
+    shell:
+        "python -m calex report --points {input.points} --run {input.run} --out {output.html} 2>&1 | tee {log}"
