@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import polars as pl
 
 from calex import cascade
 from calex.exits import Exits
 
-SCHEMA = {
+SCHEMA: dict[str, Any] = {
     "dataset": pl.String,
     "backbone": pl.String,
     "method": pl.String,

@@ -25,7 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--thresholds", type=Path, help="{policy}.thresholds.parquet; without it the oracle is evaluated")
     parser.add_argument("--settings", type=json.loads, required=True, help='JSON: {"score", "correct", "folds"}')
     parser.add_argument(
-        "--key", type=json.loads, required=True, help='JSON: {"dataset", "backbone", "method", "variant", "policy", "seed"}, for the rows'
+        "--key",
+        type=json.loads,
+        required=True,
+        help='JSON: {"dataset", "backbone", "method", "variant", "policy", "seed"}, for the rows',
     )
     parser.add_argument("--out", type=Path, required=True, help="the operating points to write (.points.parquet)")
 
@@ -49,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         taken = {split: cascade.oracle(each, chosen["correct"]) for split, each in splits.items()}
         parameters = ["{}"]
     else:
-        fold, thresholds, parameters = table(args.thresholds, *validation.predictions.shape[:1], validation.classes)
+        fold, thresholds, parameters = table(args.thresholds, len(validation.predictions), validation.classes)
         assigned = folds(validation.labels, int(fold.max()) + 1)
         taken = {
             "val": evaluation.cross_fitted(validation, assigned, thresholds[fold >= 0]),
@@ -67,5 +70,6 @@ def run(args: argparse.Namespace) -> None:
     with replacing(args.out) as partial:
         points.write_parquet(partial)
     write_npz(args.out.with_name(args.out.name.replace(".points.parquet", ".exits.npz")), {"exit": taken["test"]})
-    cheap, dear = points.filter(pl.col("split") == "test")["flops_fraction"].min(), points["flops_fraction"].max()
-    say(f"evaluate {args.key['method']} {args.key['policy']} seed {args.key['seed']}: {len(parameters)} points, cost {cheap:.3f} to {dear:.3f}")
+    cost = points.filter(pl.col("split") == "test")["flops_fraction"].to_numpy()
+    who = f"{args.key['method']} {args.key['policy']} seed {args.key['seed']}"
+    say(f"evaluate {who}: {len(parameters)} points, cost {cost.min():.3f} to {cost.max():.3f} of the backbone on test")

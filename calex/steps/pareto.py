@@ -59,7 +59,12 @@ def backbone_rows(dataset: str, backbone: str, exits: Path, branches: int) -> pl
 
 def description(settings: dict[str, Any], folders: list[Path]) -> dict[str, Any]:
     """What was run, for people: only values that the same run gives again."""
-    backbones, fingerprints, splits, gpus, cpus, versions = {}, {}, {}, set(), set(), {}
+    backbones: dict[str, Any] = {}
+    fingerprints: dict[str, str] = {}
+    splits: dict[str, int] = {}
+    versions: dict[str, str] = {}
+    gpus: set[str] = set()
+    cpus: set[str] = set()
     for folder in folders:
         trained, taps = read_json(folder / "backbone.json"), read_json(folder / "taps.json")
         manifests = {split: read_json(folder / "features" / f"{split}.json") for split in ("train", "val", "test")}

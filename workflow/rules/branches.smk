@@ -16,12 +16,6 @@ rule train_branch:
     output:
         branch=f"{CASCADE}/branch{{k}}.safetensors",
         exits=f"{CASCADE}/exits{{k}}.npz",
-    params:
-        settings=settings("train_branch"),
-        sources=source_hashes("train_branch"),
-        features=lambda w, input: str(Path(input.manifests[0]).parent),
-        weights=lambda w, input: f"--weights {input.weights}" if input.weights else "",
-        folder=lambda w, output: str(Path(output.exits).parent),
     log:
         f"logs/{CASCADE.removeprefix('results/')}/branch{{k}}.log",
     benchmark:
@@ -33,12 +27,21 @@ rule train_branch:
         mem_mb=8000,
         runtime=240,
         gpu=GPU,
+        # Not params: another device or thread count is no reason to compute again.
+        device=config["device"],
+        torch_threads=config["threads"]["train_branch"],
+    params:
+        settings=settings("train_branch"),
+        sources=source_hashes("train_branch"),
+        features=lambda w, input: str(Path(input.manifests[0]).parent),
+        weights=lambda w, input: f"--weights {input.weights}" if input.weights else "",
+        folder=lambda w, output: str(Path(output.exits).parent),
     message:
         "{wildcards.dataset} {wildcards.backbone} {wildcards.method} seed {wildcards.seed}: training branch {wildcards.k}"
     shell:
         "python -m calex train-branch --features {params.features} --branch {wildcards.k} {params.weights}"
-        " --seed {wildcards.seed} --settings {params.settings:q} --device {config[device]}"
-        " --threads {config[threads][train_branch]} --out {params.folder} 2>&1 | tee {log}"
+        " --seed {wildcards.seed} --settings {params.settings:q} --device {resources.device}"
+        " --threads {resources.torch_threads} --out {params.folder} 2>&1 | tee {log}"
 
 
 rule weigh_survivors:
@@ -46,9 +49,6 @@ rule weigh_survivors:
         lambda w: exits_up_to(int(w.k) - 1)(w),
     output:
         f"{CASCADE}/weights{{k}}.npy",
-    params:
-        settings=settings("weigh_survivors"),
-        sources=source_hashes("weigh_survivors"),
     log:
         f"logs/{CASCADE.removeprefix('results/')}/weights{{k}}.log",
     benchmark:
@@ -60,6 +60,9 @@ rule weigh_survivors:
         mem_mb=2000,
         runtime=20,
         gpu=0,
+    params:
+        settings=settings("weigh_survivors"),
+        sources=source_hashes("weigh_survivors"),
     message:
         "{wildcards.dataset} {wildcards.backbone} {wildcards.method} seed {wildcards.seed}: weighing survivors for branch {wildcards.k}"
     shell:

@@ -14,7 +14,9 @@ SPLITS = ("train", "val", "test")
 HERE = Path(workflow.basedir)
 
 try:
-    config = validated(config, read_yaml(HERE / "schemas" / "config.schema.yaml"), " + ".join(workflow.configfiles) or "--config")
+    config = validated(
+        config, read_yaml(HERE / "schemas" / "config.schema.yaml"), " + ".join(workflow.configfiles) or "--config"
+    )
 except CalexError as error:
     # One line, without the frames that an exception inside a Snakefile would print around it.
     print(f"calex: error: {error}", file=sys.stderr, flush=True)
@@ -22,7 +24,7 @@ except CalexError as error:
 
 # `python` in a job is the one that runs this, also where its environment was not activated.
 if shutil.which("python") != sys.executable:
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 
 # A job asks for a GPU if the config names one, or says auto and this machine has one.
 GPU = int(config["device"].startswith("cuda") or (config["device"] == "auto" and shutil.which("nvidia-smi") is not None))
@@ -69,7 +71,9 @@ def settings_of(rule_name, wildcards):
         return part(method, "weighting", "score", "correct")
     if rule_name == "calibrate":
         return (
-            {"policy": config["policies"][wildcards.policy]} | part(method, "score", "correct") | part(config["evaluation"], "folds")
+            {"policy": config["policies"][wildcards.policy]}
+            | part(method, "score", "correct")
+            | part(config["evaluation"], "folds")
         )
     if rule_name == "evaluate":
         return part(method, "score", "correct")
@@ -122,3 +126,22 @@ def exits_up_to(count):
         return [f"{folder}/exits{k}.npz" for k in range(1, last + 1)]
 
     return paths
+
+
+def run_of(wildcards):
+    """What a report says was run: the dataset's own part of the config, resolved."""
+    entry = config["datasets"][wildcards.dataset]
+    policies = {policy for method in entry["methods"] for policy in config["methods"][method]["policies"]}
+    return {
+        "name": wildcards.dataset,
+        "config": {
+            "seeds": config["seeds"],
+            "datasets": {wildcards.dataset: entry},
+            "backbones": {name: config["backbones"][name] for name in entry["backbones"]},
+            "features": config["features"],
+            "methods": {name: config["methods"][name] for name in entry["methods"]},
+            "policies": {name: config["policies"][name] for name in sorted(policies)},
+            "evaluation": config["evaluation"],
+        },
+        "tried_settings": {method: 1 for method in entry["methods"]},
+    }

@@ -4,9 +4,6 @@
 rule prepare_dataset:
     output:
         "results/{dataset}/images.npz",
-    params:
-        settings=lambda w: canonical_json(config["datasets"][w.dataset]["source"]),
-        sources=source_hashes("prepare_dataset"),
     log:
         "logs/{dataset}/images.log",
     benchmark:
@@ -18,6 +15,9 @@ rule prepare_dataset:
         mem_mb=4000,
         runtime=60,
         gpu=0,
+    params:
+        settings=lambda w: canonical_json(config["datasets"][w.dataset]["source"]),
+        sources=source_hashes("prepare_dataset"),
     message:
         "{wildcards.dataset}: decoding images"
     shell:
@@ -30,9 +30,6 @@ rule measure_taps:
         "results/{dataset}/images.npz",
     output:
         "results/{dataset}/{backbone}/taps.json",
-    params:
-        settings=settings("measure_taps"),
-        sources=source_hashes("measure_taps"),
     log:
         "logs/{dataset}/{backbone}/taps.log",
     benchmark:
@@ -44,6 +41,9 @@ rule measure_taps:
         mem_mb=4000,
         runtime=10,
         gpu=0,
+    params:
+        settings=settings("measure_taps"),
+        sources=source_hashes("measure_taps"),
     message:
         "{wildcards.dataset} {wildcards.backbone}: checking taps, counting FLOPs"
     shell:
@@ -59,10 +59,6 @@ rule train_backbone:
     output:
         weights="results/{dataset}/{backbone}/backbone.safetensors",
         about="results/{dataset}/{backbone}/backbone.json",
-    params:
-        settings=settings("train_backbone"),
-        sources=source_hashes("train_backbone"),
-        checkpoint=lambda w, input: f"--checkpoint {input.checkpoint}" if input.checkpoint else "",
     log:
         "logs/{dataset}/{backbone}/backbone.log",
     benchmark:
@@ -74,8 +70,15 @@ rule train_backbone:
         mem_mb=8000,
         runtime=1440,
         gpu=GPU,
+        # Not params: another device or thread count is no reason to compute again.
+        device=config["device"],
+        torch_threads=config["threads"]["train_backbone"],
+    params:
+        settings=settings("train_backbone"),
+        sources=source_hashes("train_backbone"),
+        checkpoint=lambda w, input: f"--checkpoint {input.checkpoint}" if input.checkpoint else "",
     message:
         "{wildcards.dataset} {wildcards.backbone}: training the backbone"
     shell:
         "python -m calex train-backbone --dataset {input.dataset} --settings {params.settings:q} {params.checkpoint}"
-        " --device {config[device]} --threads {config[threads][train_backbone]} --out {output.weights} 2>&1 | tee {log}"
+        " --device {resources.device} --threads {resources.torch_threads} --out {output.weights} 2>&1 | tee {log}"

@@ -6,15 +6,12 @@ rule calibrate:
         exits_up_to(branch_count),
     output:
         f"{CASCADE}/{{policy}}.thresholds.parquet",
-    wildcard_constraints:
-        policy="|".join(config["policies"]),
-    params:
-        settings=settings("calibrate"),
-        sources=source_hashes("calibrate"),
     log:
         f"logs/{CASCADE.removeprefix('results/')}/{{policy}}.thresholds.log",
     benchmark:
         f"benchmarks/{CASCADE.removeprefix('results/')}/{{policy}}.thresholds.tsv"
+    wildcard_constraints:
+        policy="|".join(config["policies"]),
     conda:
         "../../environment.yml"
     threads: 1
@@ -22,6 +19,9 @@ rule calibrate:
         mem_mb=4000,
         runtime=30,
         gpu=0,
+    params:
+        settings=settings("calibrate"),
+        sources=source_hashes("calibrate"),
     message:
         "{wildcards.dataset} {wildcards.backbone} {wildcards.method} seed {wildcards.seed}: calibrating {wildcards.policy}"
     shell:
@@ -31,17 +31,10 @@ rule calibrate:
 rule evaluate:
     input:
         exits=exits_up_to(branch_count),
-        thresholds=branch(
-            lambda w: w.policy == "oracle", then=[], otherwise=f"{CASCADE}/{{policy}}.thresholds.parquet"
-        ),
+        thresholds=branch(lambda w: w.policy == "oracle", then=[], otherwise=f"{CASCADE}/{{policy}}.thresholds.parquet"),
     output:
         points=f"{CASCADE}/{{policy}}.points.parquet",
         exits=f"{CASCADE}/{{policy}}.exits.npz",
-    params:
-        settings=settings("evaluate"),
-        sources=source_hashes("evaluate"),
-        key=lambda w: canonical_json({name: w[name] for name in ("dataset", "backbone", "method", "variant", "policy")} | {"seed": int(w.seed)}),
-        thresholds=lambda w, input: f"--thresholds {input.thresholds}" if input.thresholds else "",
     log:
         f"logs/{CASCADE.removeprefix('results/')}/{{policy}}.points.log",
     benchmark:
@@ -53,30 +46,18 @@ rule evaluate:
         mem_mb=4000,
         runtime=30,
         gpu=0,
+    params:
+        settings=settings("evaluate"),
+        sources=source_hashes("evaluate"),
+        key=lambda w: canonical_json(
+            {name: w[name] for name in ("dataset", "backbone", "method", "variant", "policy")} | {"seed": int(w.seed)}
+        ),
+        thresholds=lambda w, input: f"--thresholds {input.thresholds}" if input.thresholds else "",
     message:
         "{wildcards.dataset} {wildcards.backbone} {wildcards.method} seed {wildcards.seed}: evaluating {wildcards.policy}"
     shell:
         "python -m calex evaluate --exits {input.exits} {params.thresholds} --settings {params.settings:q}"
         " --key {params.key:q} --out {output.points} 2>&1 | tee {log}"
-
-
-def run_of(wildcards):
-    """What a report says was run: the dataset's own part of the config, resolved."""
-    entry = config["datasets"][wildcards.dataset]
-    policies = {policy for method in entry["methods"] for policy in config["methods"][method]["policies"]}
-    return {
-        "name": wildcards.dataset,
-        "config": {
-            "seeds": config["seeds"],
-            "datasets": {wildcards.dataset: entry},
-            "backbones": {name: config["backbones"][name] for name in entry["backbones"]},
-            "features": config["features"],
-            "methods": {name: config["methods"][name] for name in entry["methods"]},
-            "policies": {name: config["policies"][name] for name in sorted(policies)},
-            "evaluation": config["evaluation"],
-        },
-        "tried_settings": {method: 1 for method in entry["methods"]},
-    }
 
 
 rule pareto:
@@ -95,10 +76,6 @@ rule pareto:
     output:
         points="results/points_{dataset}.parquet",
         run="results/{dataset}/run.json",
-    params:
-        settings=lambda w: canonical_json(run_of(w)),
-        sources=source_hashes("pareto"),
-        backbones=lambda w: [f"results/{w.dataset}/{backbone}" for backbone in config["datasets"][w.dataset]["backbones"]],
     log:
         "logs/points_{dataset}.log",
     benchmark:
@@ -110,6 +87,10 @@ rule pareto:
         mem_mb=4000,
         runtime=30,
         gpu=0,
+    params:
+        settings=lambda w: canonical_json(run_of(w)),
+        sources=source_hashes("pareto"),
+        backbones=lambda w: [f"results/{w.dataset}/{backbone}" for backbone in config["datasets"][w.dataset]["backbones"]],
     message:
         "{wildcards.dataset}: gathering operating points, marking fronts"
     shell:

@@ -11,10 +11,6 @@ rule cache_features:
     output:
         manifest="results/{dataset}/{backbone}/features/{split}.json",
         store=directory("results/{dataset}/{backbone}/features/{split}.zarr"),
-    params:
-        settings=settings("cache_features"),
-        sources=source_hashes("cache_features"),
-        folder=lambda w, output: str(Path(output.manifest).parent),
     log:
         "logs/{dataset}/{backbone}/features/{split}.log",
     benchmark:
@@ -26,9 +22,16 @@ rule cache_features:
         mem_mb=8000,
         runtime=720,
         gpu=GPU,
+        # Not params: another device or thread count is no reason to compute again.
+        device=config["device"],
+        torch_threads=config["threads"]["cache_features"],
+    params:
+        settings=settings("cache_features"),
+        sources=source_hashes("cache_features"),
+        folder=lambda w, output: str(Path(output.manifest).parent),
     message:
         "{wildcards.dataset} {wildcards.backbone}: caching features of {wildcards.split}"
     shell:
         "python -m calex cache-features --dataset {input.dataset} --backbone {input.weights} --taps {input.taps}"
-        " --split {wildcards.split} --settings {params.settings:q} --device {config[device]}"
-        " --threads {config[threads][cache_features]} --out {params.folder} 2>&1 | tee {log}"
+        " --split {wildcards.split} --settings {params.settings:q} --device {resources.device}"
+        " --threads {resources.torch_threads} --out {params.folder} 2>&1 | tee {log}"

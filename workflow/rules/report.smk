@@ -10,8 +10,6 @@ rule report:
         svg="results/pareto_{dataset}.svg",
         png="results/pareto_{dataset}.png",
         csv="results/pareto_{dataset}.csv",
-    params:
-        sources=source_hashes("report"),
     log:
         "logs/pareto_{dataset}.log",
     benchmark:
@@ -23,6 +21,8 @@ rule report:
         mem_mb=4000,
         runtime=20,
         gpu=0,
+    params:
+        sources=source_hashes("report"),
     message:
         "{wildcards.dataset}: writing the report"
     shell:
