@@ -7,20 +7,39 @@ from pathlib import Path
 
 from calex import plugins, sources
 from calex.config import read_yaml, validated
-from calex.errors import CalexError
+from calex.errors import CalexError, suggestion
 from calex.files import canonical_json
 
 SPLITS = ("train", "val", "test")
 HERE = Path(workflow.basedir)
 
-try:
-    config = validated(
-        config, read_yaml(HERE / "schemas" / "config.schema.yaml"), " + ".join(workflow.configfiles) or "--config"
-    )
-except CalexError as error:
-    # One line, without the frames that an exception inside a Snakefile would print around it.
+CONFIG = "config/config.yaml"
+
+
+def refuse(error):
+    """Stop with one line, without the frames that an exception inside a Snakefile would print around it."""
     print(f"calex: error: {error}", file=sys.stderr, flush=True)
     os._exit(2)
+
+
+try:
+    if Path(CONFIG).exists():
+        read_yaml(CONFIG)  # snakemake's own complaint about a damaged file names neither file nor line
+except CalexError as error:
+    refuse(error)
+
+
+configfile: CONFIG
+
+
+try:
+    config = validated(
+        config,
+        read_yaml(HERE / "schemas" / "config.schema.yaml"),
+        " + ".join(str(file) for file in workflow.configfiles) or "--config",
+    )
+except CalexError as error:
+    refuse(error)
 
 # `python` in a job is the one that runs this, also where its environment was not activated.
 if shutil.which("python") != sys.executable:
@@ -115,6 +134,13 @@ def points_of(wildcards):
         for folder in cascades(wildcards.dataset)
         for policy in [*config["methods"][Path(folder).parts[-3]]["policies"], "oracle"]
     ]
+
+
+def points_table(wildcards):
+    """A dataset's table of operating points; a dataset that the config does not know ends the run."""
+    if wildcards.dataset not in config["datasets"]:
+        refuse(f"results/pareto_{wildcards.dataset}.html: unknown dataset, {suggestion(wildcards.dataset, config['datasets'])}")
+    return f"results/points_{wildcards.dataset}.parquet"
 
 
 def exits_up_to(count):

@@ -3,7 +3,7 @@
 
 rule report:
     input:
-        points="results/points_{dataset}.parquet",
+        points=points_table,
         run="results/{dataset}/run.json",
     output:
         html=report("results/pareto_{dataset}.html", category="Pareto fronts", caption="../report/pareto.rst"),
@@ -14,6 +14,8 @@ rule report:
         "logs/pareto_{dataset}.log",
     benchmark:
         "benchmarks/pareto_{dataset}.tsv"
+    wildcard_constraints:
+        dataset="[a-z0-9_]+",  # any: an unknown one gets an answer
     conda:
         "../../environment.yml"
     threads: 1

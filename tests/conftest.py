@@ -1,0 +1,39 @@
+"""What several test files share: the repository, and one real run of the whole workflow on a tiny config."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+Snakemake = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def run_snakemake(
+    directory: Path, *arguments: str, config: Path = REPOSITORY / "tests" / "tiny.yaml", repository: Path = REPOSITORY
+) -> subprocess.CompletedProcess[str]:
+    """`snakemake` in a folder of its own, with the workflow and the library of one copy of the repository."""
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(repository / "workflow" / "Snakefile")]
+    command += ["--directory", str(directory), *arguments, "--configfile", str(config)]
+    environment = os.environ | {"PYTHONPATH": str(repository)}
+    return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
+
+
+def run_calex(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """`python -m calex …`."""
+    command = [sys.executable, "-m", "calex", *map(str, arguments)]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run on two cores; nobody may change what is in it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    done = run_snakemake(folder, "results/pareto_digits.html", "--cores", "2")
+    assert done.returncode == 0, done.stderr[-4000:]
+    return folder

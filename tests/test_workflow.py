@@ -1,0 +1,229 @@
+"""The real workflow on a tiny config: what it makes, what an edit reruns, what it refuses."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+import yaml
+import zarr
+from conftest import REPOSITORY, run_snakemake
+
+from calex import backbones, images
+from calex.evaluation import SCHEMA
+from calex.features.store import open_store, verify
+from calex.files import read_json, sha256
+from calex.transform import to_input
+
+REPORT = "results/pareto_digits.html"
+CASCADE = Path("results/digits/resnet18/calexnet/default/seed0")
+
+
+def planned(output: str) -> dict[str, int]:
+    """{rule: number of jobs} of a dry run."""
+    stats = re.search(r"Job stats:\njob +count\n-[- ]*\n(.*?)\ntotal", output, re.DOTALL)
+    return {line.split()[0]: int(line.split()[1]) for line in stats[1].splitlines()} if stats else {}
+
+
+def edited(tmp_path: Path, file: str, edit: str) -> Path:
+    """A copy of the repository with a line appended to one of its files."""
+    copy = tmp_path / "copy"
+    for part in ("calex", "workflow", "config"):
+        shutil.copytree(REPOSITORY / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "environment.yml", copy)
+    path = copy / file
+    path.write_text(path.read_text(encoding="utf-8") + edit, encoding="utf-8")
+    return copy
+
+
+def test_every_file_of_the_contract_is_made(tiny: Path) -> None:
+    expected = {
+        "results/digits/images.npz",
+        "results/digits/resnet18/backbone.safetensors",
+        "results/digits/resnet18/backbone.json",
+        "results/points_digits.parquet",
+        *(f"results/digits/resnet18/features/{split}.json" for split in images.SPLITS),
+        *(f"{CASCADE}/{name}" for k in (1, 2, 3) for name in (f"branch{k}.safetensors", f"exits{k}.npz")),
+        *(f"{CASCADE}/weights{k}.npy" for k in (2, 3)),
+        *(f"{CASCADE}/cpm_survivors.{name}" for name in ("thresholds.parquet", "points.parquet", "exits.npz")),
+        *(f"results/pareto_digits.{suffix}" for suffix in ("html", "svg", "png", "csv")),
+    }
+    assert {path for path in expected if not (tiny / path).is_file()} == set()
+    partial = [path for path in tiny.rglob("*") if ".partial" in path.name]
+    assert partial == []
+
+
+def test_uniform_weights_need_no_chain(tiny: Path) -> None:
+    assert list((tiny / "results/digits/resnet18/reference").rglob("weights*.npy")) == []
+
+
+def test_a_second_run_does_nothing(tiny: Path) -> None:
+    again = run_snakemake(tiny, REPORT, "--cores", "2")
+    assert again.returncode == 0
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_a_touch_reruns_nothing(tiny: Path, tmp_path: Path) -> None:
+    copy = edited(tmp_path, "calex/heads/prototype.py", "")
+    assert planned(run_snakemake(tiny, REPORT, "-n", repository=copy).stdout) == {}
+
+
+def test_an_edited_head_reruns_its_branches_and_what_follows(tiny: Path, tmp_path: Path) -> None:
+    copy = edited(tmp_path, "calex/heads/prototype.py", "\nEDITED = True\n")
+    jobs = planned(run_snakemake(tiny, REPORT, "-n", repository=copy).stdout)
+    assert jobs == {"train_branch": 6, "weigh_survivors": 2, "calibrate": 2, "evaluate": 4, "pareto": 1, "report": 1}
+
+
+@pytest.mark.parametrize("file", ["calex/report.py", "calex/report.html"])
+def test_an_edited_report_reruns_only_the_report(tiny: Path, tmp_path: Path, file: str) -> None:
+    edit = "\nEDITED = True\n" if file.endswith(".py") else "<!-- edited -->\n"
+    jobs = planned(run_snakemake(tiny, REPORT, "-n", repository=edited(tmp_path, file, edit)).stdout)
+    assert jobs == {"report": 1}
+
+
+def test_an_edited_target_reruns_only_the_methods_that_use_it(tiny: Path, tmp_path: Path) -> None:
+    copy = edited(tmp_path, "calex/targets/argmax.py", "\nEDITED = True\n")
+    jobs = planned(run_snakemake(tiny, REPORT, "-n", repository=copy).stdout)
+    assert jobs == {"train_branch": 3, "calibrate": 1, "evaluate": 2, "pareto": 1, "report": 1}
+
+
+def test_a_changed_policy_retrains_no_branch(tiny: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load((REPOSITORY / "tests/tiny.yaml").read_text())
+    config["policies"]["cpm_full"]["min_support"] = 7
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    jobs = planned(run_snakemake(tiny, REPORT, "-n", config=path).stdout)
+    assert jobs == {"calibrate": 1, "evaluate": 1, "pareto": 1, "report": 1}
+
+
+def test_the_number_of_cores_changes_no_bit(tiny: Path, tmp_path: Path) -> None:
+    done = run_snakemake(tmp_path, REPORT, "--cores", "1")
+    assert done.returncode == 0, done.stderr[-4000:]
+
+    def content(folder: Path) -> dict[str, str]:
+        files = (path for path in (folder / "results").rglob("*") if path.is_file() and path.name != ".snakemake_timestamp")
+        return {str(path.relative_to(folder)): sha256(path.read_bytes()) for path in files}
+
+    one, two = content(tmp_path), content(tiny)
+    assert set(one) == set(two)
+    assert {path for path in one if one[path] != two[path]} == set()
+
+
+def test_points_follow_the_schema_and_span_the_whole_range(tiny: Path) -> None:
+    points = pl.read_parquet(tiny / "results/points_digits.parquet")
+    assert points.schema == pl.Schema(SCHEMA | {"on_front": pl.Boolean})
+    key = ["dataset", "backbone", "method", "variant", "policy", "seed", "point", "split"]
+    assert points.select(key).is_duplicated().sum() == 0
+    assert points.null_count().sum_horizontal().item() == 0
+    assert set(points["policy"]) == {"none", "oracle", "cpm_survivors", "cpm_full"}
+    swept = points.filter(pl.col("policy").str.starts_with("cpm"))
+    for _, rows in swept.group_by("method", "split"):
+        assert rows["flops_fraction"].min() < 0.5
+        assert rows["flops_fraction"].max() > 0.9
+    plain = points.filter(pl.col("method") == "backbone")
+    assert plain["flops_fraction"].to_list() == [1.0, 1.0]
+    # The last point lets nobody leave: the backbone's accuracy, at its cost and that of every declined head.
+    last = swept.filter((pl.col("point") == pl.col("point").max()) & (pl.col("split") == "test"))
+    assert set(last["accuracy"]) == set(plain.filter(pl.col("split") == "test")["accuracy"])
+    assert (last["flops_fraction"] > 1).all()
+
+
+def test_the_plain_backbone_is_as_accurate_from_the_cache_as_when_it_was_trained(tiny: Path) -> None:
+    about = read_json(tiny / "results/digits/resnet18/backbone.json")
+    points = pl.read_parquet(tiny / "results/points_digits.parquet").filter(pl.col("method") == "backbone")
+    for split in ("val", "test"):
+        assert points.filter(pl.col("split") == split)["accuracy"].item() == about["accuracy"][split]
+
+
+@pytest.mark.parametrize("split", images.SPLITS)
+def test_the_store_holds_what_a_direct_forward_pass_gives(tiny: Path, split: str) -> None:
+    folder = tiny / "results/digits/resnet18"
+    dataset, about = images.load(tiny / "results/digits/images.npz"), read_json(folder / "backbone.json")
+    group = zarr.open(folder / "features" / f"{split}.zarr", mode="r")  # plain Zarr, nothing of ours
+    index, labels = group["index"][:], group["labels"][:]
+    assert sorted(index) == dataset.indices(split).tolist()
+    np.testing.assert_array_equal(labels, dataset.labels[index])
+    np.testing.assert_allclose(np.exp(group["log_softmax"][:]).sum(axis=2), 1, atol=1e-5)
+
+    model = backbones.build("resnet18", "cifar", 10)
+    backbones.load_weights(model, backbones.read_weights(folder / "backbone.safetensors"), "backbone")
+    backbones.freeze(model)
+    with backbones.tapping(model, ["layer1", "layer2", "layer3"], 4) as caught, torch.inference_mode():
+        logits = model(to_input(dataset.images[index], **about["transform"], device=torch.device("cpu")))
+    for k, tap in enumerate(caught):
+        # float16 keeps 11 bits; the rest is float32 summed in another order.
+        np.testing.assert_allclose(group[f"tap{k}"][0], tap.numpy(), rtol=2**-11 + 1e-4, atol=1e-4)
+    np.testing.assert_allclose(group["log_softmax"][0], logits.log_softmax(1).numpy(), atol=1e-4)
+    assert verify(folder / "features", split) == []
+
+
+def test_training_views_differ_and_the_first_is_the_image_itself(tiny: Path) -> None:
+    store = open_store(tiny / "results/digits/resnet18/features", "train")
+    assert store.layout.views == 2
+    first, second = store.tap(0)
+    assert not np.array_equal(first, second)
+
+
+REFUSED = {
+    "a misspelt method": (("datasets", "digits", "methods"), ["calexnett"], "did you mean 'calexnet'"),
+    "an unknown key": (("methods", "calexnet", "hed"), {"name": "prototype"}, "did you mean 'head'"),
+    "an unknown head": (("methods", "calexnet", "head"), {"name": "prototip"}, "did you mean 'prototype'"),
+    "an option that the head does not have": (
+        ("methods", "calexnet", "head"),
+        {"name": "prototype", "prototipes": 4},
+        "did you mean 'prototypes'",
+    ),
+    "an unknown score": (("methods", "calexnet", "score"), "confidance", "did you mean 'confidence'"),
+    "an unknown policy": (("methods", "calexnet", "policies"), ["cpm_ful"], "did you mean 'cpm_full'"),
+    "a missing checkpoint": (("backbones", "resnet18", "checkpoint"), "no/such.pt", "no such file 'no/such.pt'"),
+    "a value of the wrong type": (("seeds",), ["zero"], "seeds.0: 'zero' is not of type 'integer'"),
+    "a value out of range": (("datasets", "digits", "training", "epochs"), 0, "training.epochs: 0 is less than the minimum"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_bad_config_gets_one_line_before_any_job(tmp_path: Path, what: str) -> None:
+    path, value, said = REFUSED[what]
+    config = yaml.safe_load((REPOSITORY / "tests/tiny.yaml").read_text())
+    block = config
+    for key in path[:-1]:
+        block = block[key]
+    block[path[-1]] = value
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(config))
+    done = run_snakemake(tmp_path, REPORT, "--cores", "1", config=tmp_path / "bad.yaml")
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("Using workflow specific profile")]
+    assert len(lines) == 1, done.stderr
+    assert str(tmp_path / "bad.yaml") in lines[0]
+    assert said in lines[0]
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_damaged_config_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").write_text("seeds: [0, 1\nx: {")
+    done = run_snakemake(tmp_path, REPORT, "--cores", "1")
+    assert done.returncode != 0
+    assert "config/config.yaml: not valid YAML" in done.stderr
+
+
+def test_an_unknown_dataset_gets_its_near_miss(tmp_path: Path) -> None:
+    done = run_snakemake(tmp_path, "results/pareto_digitz.html", "-n")
+    assert done.returncode != 0
+    assert "unknown dataset, did you mean 'digits'?" in done.stderr
+
+
+def test_a_tap_that_does_not_exist_is_found_before_anything_is_trained(tmp_path: Path) -> None:
+    config = yaml.safe_load((REPOSITORY / "tests/tiny.yaml").read_text())
+    config["backbones"]["resnet18"]["taps"] = ["layer1", "layer9"]
+    (tmp_path / "bad.yaml").write_text(yaml.safe_dump(config))
+    done = run_snakemake(tmp_path, REPORT, "--cores", "2", config=tmp_path / "bad.yaml")
+    assert done.returncode != 0
+    assert "calex measure-taps: error: taps: the network has no module 'layer9', did you mean 'layer" in done.stdout + done.stderr
+    made = {path.name for path in (tmp_path / "results").rglob("*") if path.is_file()}
+    assert made == {"images.npz"}
