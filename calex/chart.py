@@ -82,8 +82,13 @@ def lines(points: pl.DataFrame, names: pl.DataFrame, most_rows: int = MOST_ROWS 
 
 
 def front_points(points: pl.DataFrame, names: pl.DataFrame, most_rows: int) -> pl.DataFrame:
-    """The fronts' points at their test values, with what a tooltip says; thinned evenly if there are too many."""
+    """The fronts' points at their test values, with what a tooltip says.
+
+    Of points that fall on one another the first is kept; if there are still too many, they are thinned evenly.
+    """
     shown = fronts(real(points)).join(names.select("method", "policy", "curve"), on=("method", "policy"))
+    place = ["curve", "seed", "variant", "accuracy", "flops_fraction", "val_accuracy", "val_flops_fraction"]
+    shown = shown.unique(place, keep="first", maintain_order=True)
     if len(shown) > most_rows:
         shown = shown[np.unique(np.linspace(0, len(shown) - 1, most_rows).round().astype(int))]
     return shown.select(
@@ -138,7 +143,7 @@ def focus(curves: pl.DataFrame, around: list[float]) -> tuple[float, float]:
     usual = starts["low"].quantile(0.25, interpolation="lower")
     bottom = min([*([] if usual is None else [usual]), *around, top - 0.02])
     margin = 0.06 * (top - bottom)
-    return max(0.0, bottom - margin), top + margin
+    return max(0.0, bottom - margin), top + 1.5 * margin
 
 
 def chart(
@@ -192,10 +197,11 @@ def chart(
         drawn.mark_area(interpolate="step-after", clip=True).encode(
             x("budget"), y("low"), alt.Y2("high"), seen.colour, opacity=seen.opacity(*seen.band)
         ),
-        drawn.mark_line(interpolate="step-after", strokeWidth=2, clip=True).encode(
-            x("budget"), y("mean"), seen.colour, seen.dash, opacity=seen.opacity(1, 0.12)
-        ),
-        shown.mark_point(filled=True, size=seen.size, clip=True).encode(
+        # The legend answers to a selection only if it is declared where the legend's own field is drawn.
+        drawn.mark_line(interpolate="step-after", strokeWidth=2, clip=True)
+        .encode(x("budget"), y("mean"), seen.colour, seen.dash, opacity=seen.opacity(1, 0.12))
+        .add_params(single),
+        shown.mark_point(filled=True, size=seen.size, clip=True, aria=False).encode(
             x("flops_fraction"),
             y("accuracy"),
             seen.colour,
@@ -226,9 +232,9 @@ def chart(
                 alt.Tooltip("flops_fraction:Q", title="test cost, mean over seeds", format=".1%"),
             ],
         ),
-        # One name for all diamonds, beside the rightmost: the rest follows from the shape.
-        alt.Chart(best.sort("flops_fraction")[-1:])
-        .mark_text(text="oracle", align="left", dx=12, fill=GREY, clip=True)
+        # One name for all diamonds, above the highest: the rest follows from the shape.
+        alt.Chart(best.sort("accuracy")[-1:])
+        .mark_text(text="oracle", align="left", dx=-6, dy=-13, fill=GREY, clip=True)
         .encode(x("flops_fraction"), y("accuracy")),
         reference.mark_point(filled=True, shape="circle", size=70, fill=GREY, stroke=GREY, clip=True).encode(
             x("flops_fraction"), y("accuracy"), tooltip=[alt.Tooltip("label:N", title=" ")]
@@ -260,7 +266,7 @@ def chart(
             x="flops_fraction:Q", y="accuracy:Q", color=seen.colour
         ),
     ).properties(width=width, height=90)
-    views = alt.vconcat(main.add_params(single), overview.add_params(frame), spacing=14)
+    views = alt.vconcat(main, overview.add_params(frame), spacing=14)
     views = views.resolve_legend(color="shared", shape="shared", strokeDash="shared")
     return views.properties(title=alt.TitleParams(title[0], subtitle=list(title[1:]))) if title else views
 

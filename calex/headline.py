@@ -100,7 +100,7 @@ def _clause(run: Sequence[Standing], budgets: int, curves: int, repeated: bool) 
     if first.clear:
         rivals = listed(dict.fromkeys(s.runner_up for s in run if s.runner_up))
         whom = rivals if curves == 2 else f"the next best ({rivals})"
-        return f"{at} {first.leader} is ahead of {whom} by {by} points, more than the seeds spread"
+        return f"{at} {first.leader} is ahead of {whom} by {by} points, and their ranges over seeds do not overlap"
     if curves == 2:
         names = listed(sorted((first.leader, first.runner_up)))
         if repeated:

@@ -6,7 +6,9 @@ input gives equal bytes.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,6 @@ import jinja2
 import polars as pl
 import vl_convert
 import yaml
-from markupsafe import Markup
 
 from calex.chart import chart, real, spec, styles
 from calex.errors import CalexError
@@ -107,39 +108,55 @@ def _name(row: dict[str, Any]) -> str:
 
 def build(points: pl.DataFrame, run: dict[str, Any]) -> Report:
     """The report for a checked table of points. `run` may lack any entry: what it lacks is not shown."""
+    svg = picture(points)
+    return Report(html=page(points, run), svg=svg, png=vl_convert.svg_to_png(svg, scale=2), csv=front_table(points).write_csv())
+
+
+def page(points: pl.DataFrame, run: dict[str, Any]) -> str:
+    """The page as HTML, with everything it needs inside."""
     names = styles(points)
-    dataset = points["dataset"][0]
-    backbones = points["backbone"].unique().sort().to_list()
-    tables = [points.filter(pl.col("backbone") == backbone) for backbone in backbones]
-    seeds = real(points)["seed"].unique().sort().to_list()
-    page = template().render(
-        dataset=dataset,
-        sections=[section(table, names, run) for table in tables],
+    return template().render(
+        dataset=points["dataset"][0],
+        sections=[section(table, names, run) for table in by_backbone(points)],
         budgets=BUDGETS,
-        seeds=seeds,
+        seeds=real(points)["seed"].unique().sort().to_list(),
         images=dict(points.group_by("split").agg(pl.col("n").max()).iter_rows()),
         tones=tones(branches(points)),
         run=run,
         config=yaml.safe_dump(run["config"], sort_keys=False, allow_unicode=True, width=100) if run.get("config") else "",
-        scripts=Markup(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed").replace("</script", "<\\/script")),
+        scripts=scripts(),
     )
+
+
+def picture(points: pl.DataFrame) -> str:
+    """The charts as one SVG, with the title and the legend that they need away from the page."""
+    names = styles(points)
+    seeds = real(points)["seed"].n_unique()
     lines_under = [
-        f"Line: mean over {counted(len(seeds), 'seed')} of the branches, band: their range (minimum to maximum).",
+        f"Line: mean over {counted(seeds, 'seed')} of the branches, band: their range (minimum to maximum).",
         "Marks: operating points chosen on validation images, drawn at their test values.",
     ]
-    picture = spec(
-        [
-            chart(table, names, [f"Early exits on {dataset}: {backbone}", *lines_under], place)
-            for place, (backbone, table) in enumerate(zip(backbones, tables, strict=True))
-        ]
-    )
-    svg = vl_convert.vegalite_to_svg(picture)
-    return Report(
-        html=page,
-        svg=svg,
-        png=vl_convert.svg_to_png(svg, scale=2),
-        csv=front_table(points).write_csv(),
-    )
+    charts = [
+        chart(table, names, [f"Early exits on {table['dataset'][0]}: {table['backbone'][0]}", *lines_under], place)
+        for place, table in enumerate(by_backbone(points))
+    ]
+    return renumbered(vl_convert.vegalite_to_svg(spec(charts)))
+
+
+def by_backbone(points: pl.DataFrame) -> list[pl.DataFrame]:
+    return points.sort("backbone", maintain_order=True).partition_by("backbone", maintain_order=True)
+
+
+@cache
+def scripts() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script that may stand in a page."""
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed").replace("</script", "<\\/script")
+
+
+def renumbered(svg: str) -> str:
+    """The picture with its clip paths numbered from 0: Vega counts them per process, whatever it drew before."""
+    numbers: dict[str, int] = {}
+    return re.sub(r"\bclip\d+\b", lambda found: f"clip{numbers.setdefault(found[0], len(numbers))}", svg)
 
 
 def section(points: pl.DataFrame, names: pl.DataFrame, run: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,348 @@
+"""The report says what the table of points says: no more, nothing filled in, and to the same bytes each time."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import polars as pl
+import pytest
+from made_up_points import RUN, operating_points
+
+from calex.__main__ import main
+from calex.chart import COLOURS, MOST_ROWS, chart, spec, styles
+from calex.errors import CalexError
+from calex.headline import headline, tied
+from calex.pareto import at_budgets
+from calex.report import BUDGETS, build, page, picture, read_points
+
+TWO = {"calexnet": 1.12, "reference": 1.0}
+
+
+@pytest.fixture(scope="module")
+def points() -> pl.DataFrame:
+    return operating_points(TWO)
+
+
+@pytest.fixture(scope="module")
+def report(points):
+    return build(points, RUN)
+
+
+def text_of(html: str) -> str:
+    """What a reader reads: the page without scripts, styles and tags, in single spaces."""
+    html = re.sub(r"(?s)<(script|style|noscript)\b.*?</\1>", " ", html)
+    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
+
+
+def band(**curves: list[tuple[float, float, float] | None]) -> pl.DataFrame:
+    """Mean, low and high of each curve at budgets 0.7, 0.6, …; None where a seed has no point."""
+    return pl.DataFrame(
+        [
+            {"curve": name, "budget": budget, "mean": at[0], "low": at[1], "high": at[2], "seeds": 3, "of": 3}
+            if (at := values[i]) is not None
+            else {"curve": name, "budget": budget, "mean": None, "low": None, "high": None, "seeds": 0, "of": 3}
+            for name, values in curves.items()
+            for i, budget in enumerate(BUDGETS[: len(values)])
+        ],
+        schema={"curve": pl.String, **dict.fromkeys(("budget", "mean", "low", "high"), pl.Float64), "seeds": int, "of": int},
+    )
+
+
+# What the first sentences may say
+
+
+def test_a_lead_is_claimed_only_where_the_ranges_do_not_overlap():
+    sentences = headline(
+        band(a=[(0.97, 0.96, 0.98), (0.95, 0.94, 0.96)], b=[(0.965, 0.95, 0.975), (0.92, 0.91, 0.93)]), backbone_accuracy=0.98
+    )
+    assert sentences == [
+        "Within 70% of the FLOPs the ranges over seeds of a and b overlap (their means are 0.5 points apart); "
+        "within 60% of the FLOPs a is ahead of b by 3.0 points, and their ranges over seeds do not overlap.",
+        "Within 60% of the FLOPs, a gets 95.0% of the test images right; the backbone alone reaches 98.0%.",
+    ]
+
+
+def test_neighbouring_budgets_share_a_clause():
+    ahead = [(0.9, 0.9, 0.9), (0.8, 0.8, 0.8), (0.7, 0.7, 0.7)]
+    behind = [(0.89, 0.89, 0.89), (0.78, 0.78, 0.78), (0.68, 0.68, 0.68)]
+    assert headline(band(a=behind, b=ahead), None)[0] == (
+        "Within every budget from 70% to 50% of the FLOPs b is ahead of a by 1.0 to 2.0 points, "
+        "and their ranges over seeds do not overlap."
+    )
+
+
+def test_among_many_the_best_means_are_named_and_no_lead_claimed():
+    wide = (0.9, 0.85, 0.95)
+    sentences = headline(band(a=[wide, (0.91, 0.86, 0.96)], b=[(0.92, 0.9, 0.94), wide], c=[wide, wide]), None)
+    assert sentences[0] == (
+        "Within 70% and 60% of the FLOPs no method stands out from the ranges over seeds (best mean: b at 70%, a at 60%)."
+    )
+
+
+def test_one_seed_tells_nothing_apart():
+    alone = band(a=[(0.97, 0.97, 0.97)], b=[(0.6, 0.6, 0.6)]).with_columns(seeds=1, of=1)
+    assert (
+        headline(alone, None)[0] == "Within 70% of the FLOPs one seed does not tell a and b apart (they are 37.0 points apart)."
+    )
+    assert tied(alone) == ["a", "b"]
+
+
+def test_where_nothing_fits_that_is_said():
+    sentences = headline(band(a=[(0.9, 0.9, 0.9), None, None], b=[(0.8, 0.8, 0.8), (0.7, 0.7, 0.7), None]), None)
+    assert sentences[0] == (
+        "Within 70% of the FLOPs a is ahead of b by 10.0 points, and their ranges over seeds do not overlap; "
+        "within 60% of the FLOPs only b has an operating point for every seed; "
+        "within 50% of the FLOPs no method has an operating point for every seed."
+    )
+
+
+def test_a_single_method_is_not_ahead_of_anything():
+    assert headline(band(a=[(0.9, 0.9, 0.9)]), None) == ["Within 70% of the FLOPs, a gets 90.0% of the test images right."]
+
+
+def test_a_curve_that_misses_a_seed_is_not_compared():
+    missing = band(a=[(0.9, 0.9, 0.9)], b=[(0.8, 0.8, 0.8)]).with_columns(
+        seeds=pl.when(pl.col("curve") == "a").then(2).otherwise(3)
+    )
+    assert tied(missing) == ["b"]
+
+
+# The page
+
+
+def test_equal_input_gives_equal_bytes(points, report):
+    again = build(points.clone(), json.loads(json.dumps(RUN)))
+    assert again == report
+
+
+def test_the_page_stands_alone(report):
+    head = report.html.split("<script", 1)[0]
+    assert report.html.startswith("<!doctype html>")
+    assert '<html lang="en">' in head
+    assert "<title>Early exits on digits: accuracy against cost</title>" in head
+    assert 'name="viewport" content="width=device-width, initial-scale=1"' in head
+    assert "default-src 'none'" in head
+
+    class Addresses(HTMLParser):
+        found: list[str] = []  # noqa: RUF012
+
+        def handle_starttag(self, tag, attributes):
+            self.found += [value for name, value in attributes if name in ("src", "href", "srcset", "action", "data")]
+
+    Addresses().feed(report.html)
+    assert Addresses.found == ["data:,"]
+    assert "url(" not in head
+
+
+def test_the_table_holds_the_test_values_of_the_validated_choice(points, report):
+    read = text_of(report.html)
+    at_half = at_budgets(points, [0.5]).filter((pl.col("method") == "calexnet") & (pl.col("policy") != "oracle"))
+    values = 100 * at_half["test_accuracy"].to_numpy()
+    spent = 100 * at_half["test_flops_fraction"].mean()
+    assert len(values) == 3
+    assert f"{values.mean():.1f} {values.min():.1f}–{values.max():.1f} at {spent:.1f}%" in read
+
+
+def test_a_budget_that_nothing_fits_is_said_and_not_filled(points):
+    dear = points.filter((pl.col("method") != "calexnet") | (pl.col("flops_fraction") > 0.45) | (pl.col("policy") == "oracle"))
+    both = ["dataset", "backbone", "method", "variant", "policy", "seed", "point"]
+    dear = dear.filter(pl.len().over(both) == 2)
+    read = text_of(page(dear, RUN))
+    row = read[read.index("calexnet", read.index("FLOPs at most")) :]
+    assert row.count("no point fits", 0, row.index("reference")) == 2
+    assert re.search(r"partial: 6\d% of the range", row)
+    # The same two budgets have no bar.
+    assert read.count("no point fits") == 4
+
+
+def test_a_point_for_some_seeds_only_is_marked():
+    points = operating_points(TWO)
+    both = ["dataset", "backbone", "method", "variant", "policy", "seed", "point"]
+    kept = (pl.col("method") != "calexnet") | (pl.col("seed") != 1) | (pl.col("flops_fraction") > 0.45)
+    read = text_of(page(points.filter(kept).filter(pl.len().over(both) == 2), RUN))
+    assert "2 of 3 seeds fit" in read
+
+
+def test_the_bars_are_the_mean_shares_over_seeds(points, report):
+    chosen = at_budgets(points, [0.7]).filter((pl.col("method") == "reference") & (pl.col("policy") != "oracle"))
+    mean = np.array(chosen["exit_share"].to_list()).mean(axis=0)
+    widths = [float(width) for width in re.findall(r'<span style="width:([\d.]+)%', report.html)][4:8]
+    assert widths == pytest.approx(100 * mean, abs=0.001)
+
+
+def test_what_was_run_is_told(report):
+    read = text_of(report.html)
+    for told in (
+        "train 1,000, val 397, test 400",
+        "0, 1, 2",
+        "11.2 M parameters, 1.1 GFLOPs an image, branches after layer1, layer2 and layer3, trained on train",
+        "calexnet 1, reference 1",
+        "no GPU",
+        "torch 2.7.1+cpu",
+        RUN["fingerprints"]["dataset"],
+        RUN["fingerprints"]["backbones"]["resnet18"],
+        "snakemake --cores all results/pareto_digits.html",
+        "temperature: 4.0",
+        "Seeds vary the branches only",
+        "One test image is worth 0.25 points",
+    ):
+        assert told in read
+
+
+def test_a_run_that_says_nothing_is_tolerated(points):
+    read = text_of(page(points, {}))
+    assert "None" not in read and "Undefined" not in read and "Versions" not in read
+    assert "val 397, test 400" in read
+
+
+def test_a_backbone_that_saw_the_test_images_is_reported(points):
+    run = {**RUN, "backbones": {"resnet18": {**RUN["backbones"]["resnet18"], "trained_on": ["train", "val"]}}}
+    assert "It was trained on val images: what they say of it is flattered." in text_of(page(points, run))
+
+
+def test_names_cannot_break_out_of_the_page():
+    name = "</script><img src=x onerror=alert(1)>"
+    html = page(operating_points({name: 1.0}), {**RUN, "command": "<b>&", "tried_settings": {name: 1}})
+    written, scripts = html.split("<script>", 1)  # the libraries' own scripts mention all kinds of tags
+    for ours in (written, scripts.rsplit("<script>", 1)[1]):
+        assert "<img" not in ours and "<b>&" not in ours
+    spec_text = html.split('<script type="application/json" id="spec-0">')[1].split("</script>")[0]
+    assert any(row.get("curve") == name for rows in json.loads(spec_text)["datasets"].values() for row in rows)
+
+
+def test_several_backbones_have_a_section_each():
+    points = operating_points(TWO, backbones=("resnet18", "resnet50"))
+    html, svg = page(points, RUN), picture(points)
+    assert html.count('class="chart"') == 2
+    for backbone in ("resnet18", "resnet50"):
+        assert f'<section id="{backbone}">' in html
+        assert f">Early exits on digits: {backbone}</text>" in svg
+
+
+def test_policies_of_one_method_get_names_of_their_own():
+    html = page(operating_points({"calexnet": 1.0}, policies=("cpm_full", "cpm_survivors")), RUN)
+    assert "calexnet · cpm_full" in html and "calexnet · cpm_survivors" in html
+
+
+def test_the_files_beside_the_page(points, report):
+    assert report.png.startswith(b"\x89PNG")
+    assert report.svg.startswith("<svg") and "backbone alone 97.8%" in report.svg
+    table = pl.read_csv(io.StringIO(report.csv))
+    front = points.filter(pl.col("on_front") & (pl.col("split") == "test"))
+    assert len(table) == len(front)
+    assert table["accuracy"].sum() == pytest.approx(front["accuracy"].sum())
+    val = points.filter(pl.col("on_front") & (pl.col("split") == "val"))
+    assert table["val_flops_fraction"].sum() == pytest.approx(val["flops_fraction"].sum())
+    shares = table.select(r"^exit_share_.*$")
+    assert shares.columns == ["exit_share_branch1", "exit_share_branch2", "exit_share_branch3", "exit_share_backbone"]
+    assert shares.sum_horizontal().to_numpy() == pytest.approx(1)
+
+
+# The chart
+
+
+def test_the_chart_covers_the_whole_range(points):
+    drawn = spec([chart(points, styles(points))])
+    rows = [row for data in drawn["datasets"].values() for row in data]
+    for name in TWO:
+        costs = [row["flops_fraction"] for row in rows if row.get("curve") == name and "seed" in row]
+        budgets = [row["budget"] for row in rows if row.get("curve") == name and "budget" in row]
+        assert min(costs) < 0.3 and min(budgets) < 0.3 and max(budgets) > 1
+    assert {"accuracy": 0.978, "flops_fraction": 1.0, "label": "backbone alone 97.8%"} in rows
+    lower = drawn["vconcat"][1]["layer"][0]["encoding"]
+    assert lower["y"]["scale"]["domain"][0] <= min(row["low"] for row in rows if "low" in row)
+    assert lower["x"]["scale"]["domain"][0] < 0.29 and lower["x"]["scale"]["domain"][1] > 1.03
+
+
+def test_the_chart_stays_small_however_many_points_there_are():
+    methods = {f"method{i}": 0.8 + 0.05 * i for i in range(7)}
+    points = operating_points(methods, variants=("a", "b"), policies=("p", "q"), seeds=tuple(range(5)))
+    drawn = spec([chart(points, styles(points))])
+    assert len(points) > 20_000
+    assert sum(len(rows) for rows in drawn["datasets"].values()) <= MOST_ROWS + 50
+
+
+def test_a_method_keeps_its_colour_when_a_backbone_lacks_another():
+    points = operating_points({"a": 1.0, "b": 1.0}, backbones=("resnet18", "resnet50"))
+    points = points.filter((pl.col("method") != "a") | (pl.col("backbone") == "resnet18"))
+    second = spec([chart(points.filter(pl.col("backbone") == "resnet50"), styles(points))])
+    scale = second["vconcat"][0]["layer"][1]["encoding"]["color"]["scale"]
+    assert (scale["domain"], scale["range"]) == (["b"], [COLOURS[1]])
+
+
+@pytest.mark.parametrize("ground", ["#ffffff", "#15181c"])
+def test_colours_are_seen_on_light_and_dark(ground):
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+    for colour in COLOURS:
+        low, high = sorted((luminance(colour), luminance(ground)))
+        assert (high + 0.05) / (low + 0.05) >= 3, colour
+
+
+# The step
+
+
+def step(folder, points: pl.DataFrame | bytes, run: str = json.dumps(RUN)) -> int:
+    table = folder / "points.parquet"
+    table.write_bytes(points) if isinstance(points, bytes) else points.write_parquet(table)
+    (folder / "run.json").write_text(run)
+    return main(
+        ["report", "--points", str(table), "--run", str(folder / "run.json"), "--out", str(folder / "out" / "page.html")]
+    )
+
+
+def test_the_step_writes_four_files_and_leaves_nothing_else(tmp_path, points, report):
+    assert step(tmp_path, points) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["page.csv", "page.html", "page.png", "page.svg"]
+    assert (tmp_path / "out" / "page.html").read_text(encoding="utf-8") == report.html
+    assert (tmp_path / "out" / "page.png").read_bytes() == report.png
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda p: b"PAR1 and no more", "not a readable Parquet file"),
+        (lambda p: p.drop("exit_share", "seed"), "no column seed and exit_share"),
+        (lambda p: p.with_columns(accuracy=pl.lit("high")), "a column has the wrong type"),
+        (lambda p: p.clear(), "this table has no rows"),
+        (lambda p: pl.concat([p, p.with_columns(dataset=pl.lit("cinic10"))]), "this table has cinic10 and digits"),
+        (lambda p: p.filter(pl.col("method") == "backbone"), "no operating points but the backbone's"),
+        (lambda p: pl.concat([p, p[:1]]), "is there twice for split"),
+        (lambda p: p.filter((pl.col("point") != 7) | (pl.col("split") == "test")), "it needs val and test"),
+        (lambda p: p.with_columns(accuracy=pl.col("accuracy") + 1), "expected an accuracy in [0, 1]"),
+        (lambda p: p.with_columns(flops_fraction=pl.lit(float("nan"))), "at flops_fraction nan"),
+    ],
+)
+def test_a_bad_table_is_one_line_and_nothing_is_written(tmp_path, capsys, points, spoil, said):
+    assert step(tmp_path, spoil(points)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "points.parquet" in error and said in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("run", "said"), [("{", "not valid JSON"), ("[]", "expected a JSON object")])
+def test_a_bad_description_is_one_line(tmp_path, capsys, points, run, said):
+    assert step(tmp_path, points, run) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "run.json" in error and said in error
+
+
+def test_a_page_must_be_called_a_page(tmp_path, capsys):
+    assert main(["report", "--points", "p", "--run", "r", "--out", str(tmp_path / "page.pdf")]) == 2
+    assert "name it .html" in capsys.readouterr().err
+
+
+def test_a_missing_table_is_one_line(tmp_path, capsys):
+    with pytest.raises((CalexError, OSError)):
+        read_points(tmp_path / "none.parquet")
+    (tmp_path / "run.json").write_text("{}")
+    none, out = tmp_path / "none.parquet", tmp_path / "page.html"
+    assert main(["report", "--points", str(none), "--run", str(tmp_path / "run.json"), "--out", str(out)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
