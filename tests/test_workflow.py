@@ -224,6 +224,8 @@ def test_a_tap_that_does_not_exist_is_found_before_anything_is_trained(tmp_path:
     (tmp_path / "bad.yaml").write_text(yaml.safe_dump(config))
     done = run_snakemake(tmp_path, REPORT, "--cores", "2", config=tmp_path / "bad.yaml")
     assert done.returncode != 0
-    assert "calex measure-taps: error: taps: the network has no module 'layer9', did you mean 'layer" in done.stdout + done.stderr
+    assert (
+        "calex measure-taps: error: taps: the network has no module 'layer9', did you mean 'layer" in done.stdout + done.stderr
+    )
     made = {path.name for path in (tmp_path / "results").rglob("*") if path.is_file()}
     assert made == {"images.npz"}

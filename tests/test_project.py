@@ -1,0 +1,123 @@
+"""The project's own promises: package lists agree, every key is explained, every verb has help, torch stays out."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import REPOSITORY, run_calex
+
+from calex import plugins
+from calex.__main__ import VERBS
+
+# The same package under the name that conda gives it.
+CONDA_NAMES = {"torch": "pytorch", "snakemake": "snakemake-minimal"}
+
+
+def test_environment_yml_agrees_with_pyproject() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    wanted = {f"python{project['requires-python']}"}
+    for requirement in project["dependencies"]:
+        name = re.split(r"[<>=]", requirement)[0]
+        wanted.add(requirement.replace(name, CONDA_NAMES.get(name, name), 1))
+    assert set(yaml.safe_load((REPOSITORY / "environment.yml").read_text())["dependencies"]) == wanted
+
+
+def test_every_dependency_has_both_bounds() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    extras = [requirement for extra in project["optional-dependencies"].values() for requirement in extra]
+    for requirement in [*project["dependencies"], *extras]:
+        assert ">=" in requirement and "<" in requirement, requirement
+
+
+def keys_of(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
+    """Every key that a schema allows, with its default, at any depth."""
+    found: dict[str, Any] = {}
+    if "$ref" in schema:
+        schema = root["$defs"][schema["$ref"].rsplit("/", 1)[1]]
+    for key, part in schema.get("properties", {}).items():
+        found[key] = part.get("default")
+        found |= keys_of(part, root)
+    if isinstance(schema.get("additionalProperties"), dict):
+        found |= keys_of(schema["additionalProperties"], root)
+    return found
+
+
+def test_every_key_of_the_config_is_explained() -> None:
+    schema = yaml.safe_load((REPOSITORY / "workflow/schemas/config.schema.yaml").read_text())
+    text = (REPOSITORY / "config/README.md").read_text()
+    missing = [
+        key for key in keys_of(schema, schema) if f"`{key}`" not in text and key not in {"name", "mean", "std", "shift", "flip"}
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("kind", ["recipes", "heads", "targets", "weightings", "policies"])
+def test_every_option_of_a_plugin_is_explained_with_its_default(kind: str) -> None:
+    rows = (REPOSITORY / "config/README.md").read_text().splitlines()
+    for name in plugins.names(kind):
+        for option, default in plugins.constants(plugins.source(kind, name)).get("OPTIONS", {}).items():
+            assert [row for row in rows if f"| `{option}` |" in row and row.endswith(f"| `{default}` |")], (
+                name,
+                option,
+                default,
+            )
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help_that_teaches(verb: str) -> None:
+    done = run_calex(verb, "--help")
+    assert done.returncode == 0
+    assert "usage: python -m calex" in done.stdout
+    assert len(done.stdout.splitlines()) > 6
+
+
+def test_the_front_door_lists_the_verbs_and_names_a_near_miss() -> None:
+    assert all(verb in run_calex("--help").stdout for verb in VERBS)
+    done = run_calex("calibrat")
+    assert done.returncode == 2
+    assert done.stderr == "calex: error: unknown verb 'calibrat', did you mean 'calibrate'?\n"
+
+
+@pytest.mark.parametrize("verb", ["weigh_survivors", "calibrate", "evaluate", "pareto", "report", "inspect", "verify"])
+def test_what_follows_the_branches_never_imports_torch(verb: str) -> None:
+    code = f"import sys, calex.__main__, calex.steps.{verb}, calex.policies.cpm, calex.weightings.survivors; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["calibrate", "--exits", "no/such.npz", "--settings", '{"score":"margin"}', "--out", "x.parquet"],
+            "no/such.npz: No such file",
+        ),
+        (["verify", "no/such.zarr"], "no/such"),
+        (["report", "--points", "no.parquet", "--run", "no.json", "--out", "x.html"], "no"),
+    ],
+)
+def test_a_missing_file_is_one_line(arguments: list[str], said: str, tmp_path: Path) -> None:
+    done = run_calex(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert said in done.stderr
+    assert not (REPOSITORY / arguments[-1]).exists()
+
+
+def test_nothing_is_left_under_a_final_name_when_a_writer_fails(tmp_path: Path) -> None:
+    from calex.files import replacing
+
+    target = tmp_path / "final.bin"
+    target.write_bytes(b"before")
+    with pytest.raises(RuntimeError), replacing(target) as partial:
+        partial.write_bytes(b"half")
+        raise RuntimeError
+    assert target.read_bytes() == b"before"
+    assert list(tmp_path.iterdir()) == [target]
