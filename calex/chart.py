@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -25,6 +26,24 @@ GREY = "#7a828c"
 # A browser draws a few thousand marks at ease. Lines and points share this many rows.
 MOST_ROWS = 4500
 
+MARK_TOOLTIP = {
+    "method:N": "method",
+    "variant:N": "variant",
+    "policy:N": "policy",
+    "seed:N": "seed",
+    "parameters:N": "parameters",
+    "accuracy:Q": "test accuracy",
+    "flops_fraction:Q": "test cost",
+    "val_accuracy:Q": "val accuracy",
+    "val_flops_fraction:Q": "val cost",
+    "exits:N": "exits",
+}
+ORACLE_TOOLTIP = {
+    "method:N": "oracle of",
+    "variant:N": "variant",
+    "accuracy:Q": "test accuracy, mean over seeds",
+    "flops_fraction:Q": "test cost, mean over seeds",
+}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
 
 
@@ -60,8 +79,6 @@ def lines(points: pl.DataFrame, names: pl.DataFrame, most_rows: int = MOST_ROWS 
     without change only the ends are kept, which a step line draws alike.
     """
     cost = points.filter(pl.col("split") == "val")["flops_fraction"]
-    if not len(cost):
-        return pl.DataFrame(schema={"curve": pl.String, **dict.fromkeys(("budget", "mean", "low", "high"), pl.Float64)})
     per_curve = max(20, most_rows // len(names))
     least, most = float(cost.to_numpy().min()), float(cost.to_numpy().max())
     step = math.ceil(200 * max(most - least, 0.005) / per_curve) / 200
@@ -86,7 +103,7 @@ def front_points(points: pl.DataFrame, names: pl.DataFrame, most_rows: int) -> p
 
     Of points that fall on one another the first is kept; if there are still too many, they are thinned evenly.
     """
-    shown = fronts(real(points)).join(names.select("method", "policy", "curve"), on=("method", "policy"))
+    shown = fronts(points).join(names.select("method", "policy", "curve"), on=("method", "policy"))
     place = ["curve", "seed", "variant", "accuracy", "flops_fraction", "val_accuracy", "val_flops_fraction"]
     shown = shown.unique(place, keep="first", maintain_order=True)
     if len(shown) > most_rows:
@@ -146,6 +163,48 @@ def focus(curves: pl.DataFrame, around: list[float]) -> tuple[float, float]:
     return max(0.0, bottom - margin), top + 1.5 * margin
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a chart draws: lines with bands, marks, oracles, the backbone; and within which limits."""
+
+    curves: pl.DataFrame
+    marks: pl.DataFrame
+    oracles: pl.DataFrame
+    backbone: pl.DataFrame
+
+    @property
+    def costs(self) -> list[float]:
+        """The limits of the horizontal axis: everything, rounded outwards."""
+        found = [
+            *self.curves["budget"],
+            *(cost for f in (self.marks, self.oracles, self.backbone) for cost in f["flops_fraction"]),
+        ]
+        return [math.floor(20 * min(found) - 0.2) / 20, math.ceil(50 * max(found) + 0.5) / 50]
+
+    @property
+    def accuracies(self) -> tuple[list[float], list[float]]:
+        """The limits of the vertical axis: for a close look (see `focus`), and for the whole."""
+        low, high = focus(self.curves, [*self.backbone["accuracy"], *self.oracles["accuracy"]])
+        bottom = min([low, *self.curves["low"], *self.marks["accuracy"]])
+        bottom -= 0.04 * (high - bottom)
+        near = bottom if high - bottom <= 1.6 * (high - low) else low  # a look that is hardly closer is none
+        return [near, high], [bottom, high]
+
+
+def collect(points: pl.DataFrame, names: pl.DataFrame) -> Shown:
+    """What is to be drawn of one backbone's points, in at most `MOST_ROWS` lines and marks."""
+    methods = real(points)
+    curves = lines(methods, names)
+    backbone = points.filter((pl.col("method") == "backbone") & (pl.col("split") == "test"))
+    label = pl.Series([f"backbone alone {percent(accuracy, 1)}" for accuracy in backbone["accuracy"]], dtype=pl.String)
+    return Shown(
+        curves=curves,
+        marks=front_points(methods, names, MOST_ROWS - len(curves)),
+        oracles=oracles(points, names),
+        backbone=backbone.select("accuracy", "flops_fraction", label=label),
+    )
+
+
 def chart(
     points: pl.DataFrame, names: pl.DataFrame, title: Sequence[str] = (), place: int = 0, width: int = 760
 ) -> alt.VConcatChart:
@@ -154,121 +213,93 @@ def chart(
     `title`: a title and the lines under it, for a picture that travels without its page. `place`: the chart's
     number among those that `spec` is to join.
     """
-    points_of_methods = real(points)
-    names = names.join(points_of_methods, on=("method", "policy"), how="semi", maintain_order="left")
-    curves = lines(points_of_methods, names)
-    spots = front_points(points_of_methods, names, MOST_ROWS - len(curves))
-    best = oracles(points, names)
-    plain = points.filter((pl.col("method") == "backbone") & (pl.col("split") == "test"))[:1]
-    plain = plain.select("accuracy", "flops_fraction", label=pl.format("backbone alone {}", pl.lit(percent_of(plain))))
-
-    around = [*plain["accuracy"], *best["accuracy"]]
-    low, high = focus(curves, around)
-    bottom = min([low, *curves["low"], *spots["accuracy"]])
-    if high - bottom <= 1.6 * (high - low):  # close enough to the whole: then show the whole
-        low = bottom - 0.03 * (high - bottom)
-    costs = [*curves["budget"], *spots["flops_fraction"], *best["flops_fraction"], *plain["flops_fraction"]]
-    left = math.floor(20 * min(costs, default=0.0) - 0.2) / 20
-    right = math.ceil(50 * max(costs, default=1.0) + 0.5) / 50
-    whole = [min(low, bottom - 0.04 * (high - bottom)), high]
-
+    names = names.join(real(points), on=("method", "policy"), how="semi", maintain_order="left")
+    shown = collect(points, names)
+    near, _ = shown.accuracies
     frame = alt.selection_interval(
         name=f"frame_{place}",
         encodings=["x", "y"],
-        value={"x": [left, right], "y": [low, high]},
+        value={"x": shown.costs, "y": near},
         mark=alt.BrushConfig(fill=GREY, fillOpacity=0.14, stroke=GREY, strokeOpacity=0.9),
     )
-    single = alt.selection_point(name=f"single_{place}", fields=["curve"], bind="legend", toggle="true")
-    seen = Look(names, single)
-    across = alt.Scale(domain={"param": frame.name, "encoding": "x"}, zero=False, nice=False)
-    up = alt.Scale(domain={"param": frame.name, "encoding": "y"}, zero=False, nice=False)
+    look = Look(names, alt.selection_point(name=f"single_{place}", fields=["curve"], bind="legend", toggle="true"))
+    upper = upper_view(shown, look, frame).properties(width=width, height=round(0.56 * width))
+    lower = lower_view(shown, look).add_params(frame).properties(width=width, height=90)
+    views = alt.vconcat(upper, lower, spacing=14).resolve_legend(color="shared", shape="shared", strokeDash="shared")
+    return views.properties(title=alt.TitleParams(title[0], subtitle=list(title[1:]))) if title else views
+
+
+def upper_view(shown: Shown, look: Look, frame: alt.Parameter) -> alt.LayerChart | alt.FacetChart:
+    """The close look, at what `frame` covers in the lower view."""
     x_axis = alt.Axis(format="%", title="FLOPs per image, as a share of the backbone’s", grid=False, tickCount=8)
-    y_axis = alt.Axis(format="~%", title="Test accuracy", tickCount=7, minExtent=46, maxExtent=46)
+    y_axis = vertical_axis("Test accuracy", ticks=7)
 
     def x(field: str) -> alt.X:
-        return alt.X(f"{field}:Q", scale=across, axis=x_axis)
+        return alt.X(
+            f"{field}:Q", axis=x_axis, scale=alt.Scale(domain={"param": frame.name, "encoding": "x"}, zero=False, nice=False)
+        )
 
     def y(field: str) -> alt.Y:
-        return alt.Y(f"{field}:Q", scale=up, axis=y_axis)
+        return alt.Y(
+            f"{field}:Q", axis=y_axis, scale=alt.Scale(domain={"param": frame.name, "encoding": "y"}, zero=False, nice=False)
+        )
 
-    drawn, shown, reached, reference = alt.Chart(curves), alt.Chart(spots), alt.Chart(best), alt.Chart(plain)
-    main = alt.layer(
-        reference.mark_rule(stroke=GREY, strokeDash=[4, 4], clip=True).encode(y("accuracy")),
-        drawn.mark_area(interpolate="step-after", clip=True).encode(
-            x("budget"), y("low"), alt.Y2("high"), seen.colour, opacity=seen.opacity(*seen.band)
+    curves, marks, best, backbone = (alt.Chart(data) for data in (shown.curves, shown.marks, shown.oracles, shown.backbone))
+    highest = alt.Chart(shown.oracles.sort("accuracy")[-1:])
+    spot = (x("flops_fraction"), y("accuracy"))
+    return alt.layer(
+        backbone.mark_rule(stroke=GREY, strokeDash=[4, 4], clip=True).encode(y("accuracy")),
+        curves.mark_area(interpolate="step-after", clip=True).encode(
+            x("budget"), y("low"), alt.Y2("high"), look.colour, opacity=look.opacity(*look.band)
         ),
         # The legend answers to a selection only if it is declared where the legend's own field is drawn.
-        drawn.mark_line(interpolate="step-after", strokeWidth=2, clip=True)
-        .encode(x("budget"), y("mean"), seen.colour, seen.dash, opacity=seen.opacity(1, 0.12))
-        .add_params(single),
-        shown.mark_point(filled=True, size=seen.size, clip=True, aria=False).encode(
-            x("flops_fraction"),
-            y("accuracy"),
-            seen.colour,
-            seen.shape,
-            opacity=seen.opacity(*seen.mark),
-            tooltip=[
-                alt.Tooltip("method:N", title="method"),
-                alt.Tooltip("variant:N", title="variant"),
-                alt.Tooltip("policy:N", title="policy"),
-                alt.Tooltip("seed:Q", title="seed"),
-                alt.Tooltip("parameters:N", title="parameters"),
-                alt.Tooltip("accuracy:Q", title="test accuracy", format=".1%"),
-                alt.Tooltip("flops_fraction:Q", title="test cost", format=".1%"),
-                alt.Tooltip("val_accuracy:Q", title="val accuracy", format=".1%"),
-                alt.Tooltip("val_flops_fraction:Q", title="val cost", format=".1%"),
-                alt.Tooltip("exits:N", title="exits"),
-            ],
+        curves.mark_line(interpolate="step-after", strokeWidth=2, clip=True)
+        .encode(x("budget"), y("mean"), look.colour, look.dash, opacity=look.opacity(1, 0.12))
+        .add_params(look.single),
+        marks.mark_point(filled=True, size=look.size, clip=True, aria=False).encode(
+            *spot, look.colour, look.shape, opacity=look.opacity(*look.mark), tooltip=tooltip(MARK_TOOLTIP)
         ),
-        reached.mark_point(shape="diamond", filled=False, size=130, strokeWidth=2, clip=True).encode(
-            x("flops_fraction"),
-            y("accuracy"),
-            seen.colour,
-            opacity=seen.opacity(1, 0.08),
-            tooltip=[
-                alt.Tooltip("method:N", title="oracle of"),
-                alt.Tooltip("variant:N", title="variant"),
-                alt.Tooltip("accuracy:Q", title="test accuracy, mean over seeds", format=".1%"),
-                alt.Tooltip("flops_fraction:Q", title="test cost, mean over seeds", format=".1%"),
-            ],
+        best.mark_point(shape="diamond", filled=False, size=130, strokeWidth=2, clip=True).encode(
+            *spot, look.colour, opacity=look.opacity(1, 0.08), tooltip=tooltip(ORACLE_TOOLTIP)
         ),
         # One name for all diamonds, above the highest: the rest follows from the shape.
-        alt.Chart(best.sort("accuracy")[-1:])
-        .mark_text(text="oracle", align="left", dx=-6, dy=-13, fill=GREY, clip=True)
-        .encode(x("flops_fraction"), y("accuracy")),
-        reference.mark_point(filled=True, shape="circle", size=70, fill=GREY, stroke=GREY, clip=True).encode(
-            x("flops_fraction"), y("accuracy"), tooltip=[alt.Tooltip("label:N", title=" ")]
+        highest.mark_text(text="oracle", align="left", dx=-6, dy=-13, fill=GREY, clip=True).encode(*spot),
+        backbone.mark_point(filled=True, shape="circle", size=70, fill=GREY, stroke=GREY, clip=True).encode(*spot),
+        backbone.mark_text(align="right", dx=2, dy=-12, fill=GREY, clip=True).encode(*spot, alt.Text("label:N")),
+    )
+
+
+def lower_view(shown: Shown, look: Look) -> alt.LayerChart | alt.FacetChart:
+    """Everything, small."""
+    _, whole = shown.accuracies
+    x_axis = alt.Axis(format="%", title=None, grid=False, tickCount=8)
+    y_axis = vertical_axis("Whole range", ticks=3, grid=False)
+    x_scale, y_scale = alt.Scale(domain=shown.costs, nice=False), alt.Scale(domain=whole, nice=False)
+    spot = (alt.X("flops_fraction:Q", axis=x_axis, scale=x_scale), alt.Y("accuracy:Q", axis=y_axis, scale=y_scale))
+    best, backbone = alt.Chart(shown.oracles), alt.Chart(shown.backbone)
+    return alt.layer(
+        alt.Chart(shown.curves)
+        .mark_line(interpolate="step-after", strokeWidth=1.2)
+        .encode(
+            alt.X("budget:Q", axis=x_axis, scale=x_scale), alt.Y("mean:Q", axis=y_axis, scale=y_scale), look.colour, look.dash
         ),
-        reference.mark_text(align="right", dx=2, dy=-12, fill=GREY, clip=True).encode(
-            x("flops_fraction"), y("accuracy"), alt.Text("label:N")
-        ),
-    ).properties(width=width, height=round(0.56 * width))
-    overview = alt.layer(
-        drawn.mark_line(interpolate="step-after", strokeWidth=1.2).encode(
-            alt.X(
-                "budget:Q",
-                scale=alt.Scale(domain=[left, right], nice=False),
-                axis=alt.Axis(format="%", title=None, grid=False, tickCount=8),
-            ),
-            alt.Y(
-                "mean:Q",
-                scale=alt.Scale(domain=whole, nice=False),
-                axis=alt.Axis(format="~%", title="Whole range", tickCount=3, minExtent=46, maxExtent=46, grid=False),
-            ),
-            seen.colour,
-            seen.dash,
-        ),
-        reference.mark_rule(stroke=GREY, strokeDash=[4, 4]).encode(y="accuracy:Q"),
-        reference.mark_point(filled=True, shape="circle", size=30, fill=GREY, stroke=GREY).encode(
-            x="flops_fraction:Q", y="accuracy:Q"
-        ),
-        reached.mark_point(shape="diamond", filled=False, size=36, strokeWidth=1.2).encode(
-            x="flops_fraction:Q", y="accuracy:Q", color=seen.colour
-        ),
-    ).properties(width=width, height=90)
-    views = alt.vconcat(main, overview.add_params(frame), spacing=14)
-    views = views.resolve_legend(color="shared", shape="shared", strokeDash="shared")
-    return views.properties(title=alt.TitleParams(title[0], subtitle=list(title[1:]))) if title else views
+        backbone.mark_rule(stroke=GREY, strokeDash=[4, 4]).encode(spot[1]),
+        backbone.mark_point(filled=True, shape="circle", size=30, fill=GREY, stroke=GREY).encode(*spot),
+        best.mark_point(shape="diamond", filled=False, size=36, strokeWidth=1.2).encode(*spot, look.colour),
+    )
+
+
+def vertical_axis(title: str, ticks: int, grid: bool = True) -> alt.Axis:
+    """An axis of accuracies. Its width is fixed, so that both views stand exactly under one another."""
+    return alt.Axis(format="~%", title=title, tickCount=ticks, grid=grid, minExtent=46, maxExtent=46)
+
+
+def tooltip(rows: dict[str, str]) -> list[alt.Tooltip]:
+    """Field names to titles; a field of type Q is a share and told in percent."""
+    return [
+        alt.Tooltip(field, title=title, format=".1%") if field.endswith(":Q") else alt.Tooltip(field, title=title)
+        for field, title in rows.items()
+    ]
 
 
 def spec(charts: Sequence[alt.VConcatChart], background: str = "white") -> dict[str, Any]:
@@ -309,10 +340,6 @@ def spec(charts: Sequence[alt.VConcatChart], background: str = "white") -> dict[
             ),
         ).to_dict()
     )
-
-
-def percent_of(plain: pl.DataFrame) -> str:
-    return percent(plain["accuracy"][0], 1) if len(plain) else ""
 
 
 class Look:

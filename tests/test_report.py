@@ -204,6 +204,13 @@ def test_a_backbone_that_saw_the_test_images_is_reported(points):
     assert "It was trained on val images: what they say of it is flattered." in text_of(page(points, run))
 
 
+def test_a_table_without_oracles_and_backbone_is_drawn(points):
+    bare = points.filter((pl.col("policy") != "oracle") & (pl.col("method") != "backbone"))
+    html, svg = page(bare, RUN), picture(bare)
+    assert "Hollow diamonds" not in html and "The backbone alone" not in html
+    assert "calexnet" in svg and "backbone alone" not in svg
+
+
 def test_names_cannot_break_out_of_the_page():
     name = "</script><img src=x onerror=alert(1)>"
     html = page(operating_points({name: 1.0}), {**RUN, "command": "<b>&", "tried_settings": {name: 1}})
