@@ -32,8 +32,6 @@ class Store:
         self.path, self.manifest, self.layout = path, manifest, layout
         self.entries = {name: Entry(**entry) for name, entry in manifest["chunks"].items()}
         self.arrays = layout.arrays
-        self.labels: np.ndarray = self.chunk("labels")
-        self.index: np.ndarray = self.chunk("index")
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -84,6 +82,16 @@ class Store:
         return self.whole(f"tap{tap}")
 
     @cached_property
+    def labels(self) -> np.ndarray:
+        """(N,) int64: the class of each image."""
+        return self.chunk("labels")
+
+    @cached_property
+    def index(self) -> np.ndarray:
+        """(N,) int64: the number of each image in its source."""
+        return self.chunk("index")
+
+    @cached_property
     def log_softmax(self) -> np.ndarray:
         """(V, N, K) float32: the backbone's log-probabilities."""
         return self.whole("log_softmax")
@@ -96,38 +104,50 @@ def open_store(folder: str | Path, split: str, *, dataset: str | None = None, ba
     Raises CalexError, naming the file and the remedy, for a manifest that is missing, damaged, edited, of another
     format or of another store; metadata or a chunk file that is missing or not as the manifest says.
     """
-    path, manifest_path = Path(folder) / f"{split}.zarr", Path(folder) / f"{split}.json"
+    store = with_manifest(Path(folder), split)
+    for name, asked in (("dataset", dataset), ("backbone", backbone)):
+        found = store.provenance.get(f"{name}_fingerprint")
+        if asked is not None and found != asked:
+            raise CalexError(f"{Path(folder) / split}.json: made from another {name} ({found}, asked for {asked}); {REMEDY}")
+    check_files(store)
+    return store
+
+
+def with_manifest(folder: Path, split: str) -> Store:
+    """The store that a manifest describes; its metadata is checked, its chunks are not looked at."""
+    path, manifest_path = folder / f"{split}.zarr", folder / f"{split}.json"
     if not manifest_path.is_file():
         raise CalexError(f"{manifest_path}: no manifest, so the store is not complete; run cache-features")
     manifest = read_manifest(manifest_path)
     if manifest["split"] != split:
         raise CalexError(f"{manifest_path}: manifest of split '{manifest['split']}', not of '{split}'; {REMEDY}")
-    for name, asked in (("dataset", dataset), ("backbone", backbone)):
-        found = manifest["provenance"].get(f"{name}_fingerprint")
-        if asked is not None and found != asked:
-            raise CalexError(f"{manifest_path}: made from another {name} ({found}, asked for {asked}); {REMEDY}")
-    return open_at(path, manifest)
-
-
-def open_at(path: Path, manifest: dict[str, Any]) -> Store:
-    """Check a store's files against its manifest, which is taken as true."""
     if not path.is_dir():
         raise CalexError(f"{path}: the store is gone, only its manifest is left; {REMEDY}")
+    return described(path, manifest)
+
+
+def described(path: Path, manifest: dict[str, Any]) -> Store:
     layout = Layout.from_json(manifest["layout"])
     check_metadata(path, layout, manifest["metadata"])
     if sorted(manifest["chunks"]) != sorted(layout.chunk_paths()):
         raise CalexError(f"{path}: the manifest's chunks are not those of its layout; {REMEDY}")
-    for where, entry in manifest["chunks"].items():
-        needed = layout.arrays[where.split("/")[0]].chunk_bytes + CRC_BYTES
-        if layout.codec == "none" and entry["bytes"] != needed:
-            raise CalexError(f"{path / where}: the manifest says {entry['bytes']} bytes, its shape needs {needed}; {REMEDY}")
-        try:
-            size = (path / where).stat().st_size
-        except FileNotFoundError:
-            raise CalexError(f"{path / where}: chunk is missing; {REMEDY}") from None
-        if size != entry["bytes"]:
-            raise CalexError(f"{path / where}: chunk has {size} bytes where the manifest says {entry['bytes']}; {REMEDY}")
     return Store(path, manifest, layout)
+
+
+def check_files(store: Store) -> None:
+    """Every chunk file is there, as long as it has to be; labels and index are read."""
+    for where, entry in store.entries.items():
+        needed = store.arrays[where.split("/")[0]].chunk_bytes + CRC_BYTES
+        if store.layout.codec == "none" and entry.bytes != needed:
+            raise CalexError(f"{store.path / where}: the manifest says {entry.bytes} bytes, its shape needs {needed}; {REMEDY}")
+        try:
+            size = (store.path / where).stat().st_size
+        except FileNotFoundError:
+            raise CalexError(f"{store.path / where}: chunk is missing; {REMEDY}") from None
+        if size != entry.bytes:
+            raise CalexError(f"{store.path / where}: chunk has {size} bytes where the manifest says {entry.bytes}; {REMEDY}")
+    for name in ("labels", "index"):
+        store.chunk(name)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -185,7 +205,7 @@ def verify(folder: str | Path, split: str) -> list[str]:
     Rereads each chunk against the manifest's sha256 and looks for values that are not finite.
     """
     try:
-        store = open_store(folder, split)
+        store = with_manifest(Path(folder), split)
     except CalexError as error:
         return [str(error)]
     problems = []

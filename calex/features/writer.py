@@ -27,7 +27,7 @@ from calex.errors import CalexError
 from calex.features import chunks
 from calex.features.chunks import Entry
 from calex.features.layout import Layout, key
-from calex.features.store import FORMAT, checksum, open_at
+from calex.features.store import FORMAT, check_files, checksum, described
 from calex.files import canonical_json, read_json, replacing, sha256, write_json
 from calex.progress import say
 
@@ -205,7 +205,10 @@ class Dump:
             "chunks": {where: self.entries[where]._asdict() for where in self.layout.chunk_paths()},
         }
         manifest["checksum"] = checksum(manifest)
-        open_at(self.store, manifest)
+        check_files(described(self.store, manifest))
+        whole = self.partial / "manifest.json"
+        with naming_full_disk(self.folder):
+            write_json(whole, manifest)
         # In this order no moment has a manifest beside a store that is not its own.
         self.manifest.unlink(missing_ok=True)
         old = self.folder / f".{self.split}.zarr.old.partial"
@@ -213,8 +216,7 @@ class Dump:
             shutil.rmtree(old, ignore_errors=True)
             os.replace(self.final, old)
         os.replace(self.store, self.final)
-        with naming_full_disk(self.folder):
-            write_json(self.manifest, manifest)
+        os.replace(whole, self.manifest)
         for leftover in self._leftovers():
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -302,5 +304,7 @@ def lock(path: Path) -> int:
 
 
 def unlock(handle: int, path: Path) -> None:
-    path.unlink(missing_ok=True)
-    os.close(handle)
+    try:
+        path.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
