@@ -17,7 +17,7 @@ from calex.progress import say, track
 
 # epochs over the training images. batch_size in images. learning_rate: Adam's, its peak; it decays to 0 as a
 # cosine. weight_decay: decoupled (AdamW).
-OPTIONS = {"epochs": 60, "batch_size": 128, "learning_rate": 0.003, "weight_decay": 0.0001}
+OPTIONS = {"epochs": 30, "batch_size": 128, "learning_rate": 0.01, "weight_decay": 0.0001}
 
 
 class Epochs(Protocol):
