@@ -156,6 +156,13 @@ def test_a_chunk_of_another_shape(tmp_path):
             writer.finish()
 
 
+def test_labels_that_cannot_be(tmp_path):
+    data = features(SMALL)
+    for labels, expected in ((data.labels + 1, "expected 0 to 2"), (data.labels[1:], r"shape \(36,\)")):
+        with pytest.raises(CalexError, match=expected):
+            Dump(tmp_path, "train", SMALL, labels, data.index, {})
+
+
 @pytest.mark.parametrize("change", [{"precision": "float61"}, {"codec": "lz"}, {"views": 0}, {"images": 0}, {"rows": -1}])
 def test_a_layout_that_cannot_be(change):
     with pytest.raises(CalexError):

@@ -65,6 +65,8 @@ class Dump:
         for name, array in (("labels", self.labels), ("index", self.index)):
             if array.shape != (layout.images,):
                 raise CalexError(f"{name}: shape {array.shape} for a store of {layout.images} images")
+        if self.labels.min() < 0 or self.labels.max() >= layout.classes:
+            raise CalexError(f"labels: {self.labels.min()} to {self.labels.max()}, expected 0 to {layout.classes - 1}")
         identity = canonical_json({"split": split, "layout": layout.to_json(), "provenance": provenance})
         self.fingerprint = sha256(identity.encode(), self.labels, self.index)
         self.partial = self.folder / f".{split}.zarr.{self.fingerprint[:16]}.partial"

@@ -1,0 +1,181 @@
+"""An epoch shows each image once, aligned over taps, whatever the sizes; memory stays bounded when it streams."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from feature_stores import Features, dump
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from calex.errors import CalexError
+from calex.features.layout import Layout, key
+from calex.features.loader import Batch, Loader
+from calex.features.store import Store, open_store
+
+RESIDENT, STREAMED = 1 << 40, 0
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    """The store of a layout and what was put into it; each is written once."""
+
+    @cache
+    def made(layout: Layout) -> tuple[Store, Features]:
+        folder = tmp_path_factory.mktemp("store")
+        return (data := dump(folder, layout)) and (open_store(folder, "train"), data)
+
+    return made
+
+
+def positions(batches: list[Batch]) -> np.ndarray:
+    return np.concatenate([batch.position.numpy() for batch in batches])
+
+
+def assert_right(batch: Batch, taps: list[int], data: Features) -> None:
+    """Every part of a batch belongs to the same images."""
+    view, position = batch.view.numpy(), batch.position.numpy()
+    for part, k in zip(batch.taps, taps, strict=True):
+        np.testing.assert_array_equal(part.numpy(), data.taps[k][(view, position)], strict=True)
+    np.testing.assert_array_equal(batch.log_softmax.numpy(), data.log_softmax[(view, position)], strict=True)
+    np.testing.assert_array_equal(batch.labels.numpy(), data.labels[(position,)], strict=True)
+
+
+layouts = st.builds(
+    Layout,
+    views=st.integers(1, 3),
+    images=st.integers(1, 30),
+    taps=st.just(((2, 2, 1), (3, 1, 1))),
+    classes=st.just(3),
+    codec=st.sampled_from(["none", "none", "lz4"]),
+    rows=st.integers(0, 12),
+)
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    layout=layouts,
+    taps=st.lists(st.integers(0, 1), max_size=3),
+    batch_size=st.integers(1, 40),
+    budget=st.sampled_from([RESIDENT, STREAMED]),
+    pool_bytes=st.integers(0, 2000),
+    drop_last=st.booleans(),
+    epoch=st.integers(0, 5),
+)
+def test_an_epoch_shows_each_image_once(opened, layout, taps, batch_size, budget, pool_bytes, drop_last, epoch):
+    store, data = opened(layout)
+    loader = Loader(store, taps, batch_size, 0, memory_budget=budget, drop_last=drop_last, pool_bytes=pool_bytes)
+    batches = list(loader.epoch(epoch))
+    for batch in batches:
+        assert_right(batch, taps, data)
+        np.testing.assert_array_equal(batch.view, (epoch + batch.position.numpy() // layout.rows) % layout.views)
+    remainder = layout.images % batch_size
+    assert len(batches) == len(loader)
+    assert all(len(batch) == batch_size for batch in batches[: layout.images // batch_size])
+    assert len(set(positions(batches))) == layout.images - (remainder if drop_last else 0) if batches else drop_last
+    for view in range(layout.views):
+        ordered = list(loader.ordered(view))
+        for batch in ordered:
+            assert_right(batch, taps, data)
+            assert set(batch.view.tolist()) == {view}
+        np.testing.assert_array_equal(positions(ordered), np.arange(layout.images))
+
+
+MANY = Layout(views=3, images=500, taps=((4, 2, 2), (8, 1, 1)), classes=10, rows=20)
+
+
+@pytest.mark.parametrize("budget", [RESIDENT, STREAMED])
+def test_order_depends_on_seed_and_epoch_only(opened, budget):
+    store, _ = opened(MANY)
+
+    def order(seed: int, epoch: int, taps: tuple[int, ...] = (0,)) -> list[int]:
+        return positions(list(Loader(store, taps, 32, seed, memory_budget=budget, pool_bytes=20_000).epoch(epoch))).tolist()
+
+    assert order(0, 0) == order(0, 0)
+    assert len({tuple(order(seed, epoch)) for seed in range(3) for epoch in range(3)}) == 9
+
+
+def test_streamed_batches_mix_chunks(opened):
+    store, _ = opened(MANY)
+    loader = Loader(store, [0], 32, 0, memory_budget=STREAMED, pool_bytes=20_000)
+    assert loader.resident is None
+    assert loader.pool_chunks >= 5
+    for batch in list(loader.epoch(0))[:-1]:
+        assert len(set((batch.position // MANY.rows).tolist())) >= 4
+
+
+@pytest.mark.parametrize("budget", [RESIDENT, STREAMED])
+def test_all_views_in_as_many_epochs(opened, budget):
+    store, _ = opened(MANY)
+    loader = Loader(store, [1], 64, 0, memory_budget=budget)
+    shown = Counter(
+        pair
+        for epoch in range(MANY.views)
+        for batch in loader.epoch(epoch)
+        for pair in zip(batch.view.tolist(), batch.position.tolist(), strict=True)
+    )
+    assert set(shown.values()) == {1}
+    assert len(shown) == MANY.views * MANY.images
+
+
+def test_resident_chunks_are_shared_pages(opened):
+    """Of codec none nothing is copied: each chunk is a read-only map of its file."""
+    store, _ = opened(MANY)
+    loader = Loader(store, [0, 1], 64, 0)
+    for chunk in (chunk for blocks in loader.resident.blocks for chunk in blocks):
+        owner = chunk
+        while isinstance(owner.base, np.ndarray):
+            owner = owner.base
+        assert isinstance(owner, np.memmap)
+        assert not chunk.flags.writeable
+
+
+def test_batches_belong_to_the_caller(opened):
+    """Writing to one changes neither the store nor later batches."""
+    store, data = opened(MANY)
+    for budget in (RESIDENT, STREAMED):
+        for batch in Loader(store, [0], 64, 0, memory_budget=budget, pool_bytes=0).epoch(0):
+            assert_right(batch, [0], data)
+            batch.taps[0].zero_()
+            batch.labels.zero_()
+
+
+@pytest.mark.parametrize("budget", [RESIDENT, STREAMED])
+def test_a_damaged_chunk_stops_the_epoch(tmp_path, budget):
+    dump(tmp_path, MANY)
+    store = open_store(tmp_path, "train")
+    with open(tmp_path / "train.zarr" / key("tap0", 0, 7), "r+b") as file:
+        file.seek(5)
+        file.write(b"!")
+    with pytest.raises(CalexError, match=r"tap0/c\.0\.7\.0\.0\.0.*damaged"):
+        list(Loader(store, [0], 64, 0, memory_budget=budget, pool_bytes=0).ordered())
+
+
+def test_an_abandoned_epoch_leaves_no_thread(opened):
+    store, _ = opened(MANY)
+    batches = Loader(store, [0], 8, 0, memory_budget=STREAMED, pool_bytes=0).epoch(0)
+    next(batches)
+    batches.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "chunk-reader"]
+
+
+def anonymous_mb() -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1e3
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="anonymous memory is read from Linux's /proc")
+@pytest.mark.parametrize("codec", ["none", "lz4"])
+def test_streaming_holds_a_few_pools_only(tmp_path, codec):
+    """Whatever the store's size: 65 MB pass through three pools of 4 MB."""
+    layout = Layout(1, 4_000, ((64, 16, 8),), 10, codec=codec, rows=100)
+    dump(tmp_path, layout)
+    loader = Loader(open_store(tmp_path, "train"), [0], 100, 0, memory_budget=STREAMED, pool_bytes=4 << 20)
+    before = anonymous_mb()
+    peak = max(anonymous_mb() for _ in loader.epoch(0))
+    assert peak - before < 30
