@@ -1,0 +1,330 @@
+"""Frozen networks: FLOPs worked out by hand, taps beside a pass by hand, checkpoints that fit or say why not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+
+from calex.backbones import build, freeze, load_weights, measure, parameters, pooled, read_weights, tapping
+from calex.errors import CalexError
+from calex.flops import of
+
+torch.set_num_threads(1)
+STAGES = ["layer1", "layer2", "layer3", "layer4"]
+
+
+def convolution(kernel: int, before: int, after: int, side: int) -> int:
+    """k·k·C_in multiply-adds for each of C_out·side² outputs; a multiply-add is two FLOPs."""
+    return 2 * kernel * kernel * before * after * side * side
+
+
+def resnet18_by_hand(first: int, side: int, classes: int) -> dict[str, int]:
+    """Cumulative FLOPs to the end of each stage, from those of the first convolution and the side of layer1's map."""
+    # Stage 1: two blocks of two 3×3 convolutions. Later ones halve the side and double the width in their first
+    # convolution, and a 1×1 convolution brings the shortcut along.
+    spent, found, width = first + 4 * convolution(3, 64, 64, side), {}, 64
+    found["layer1"] = spent
+    for stage in STAGES[1:]:
+        side, width = side // 2, 2 * width
+        spent += convolution(3, width // 2, width, side) + 3 * convolution(3, width, width, side)
+        spent += convolution(1, width // 2, width, side)
+        found[stage] = spent
+    found["all"] = spent + 2 * 512 * classes
+    return found
+
+
+CIFAR = resnet18_by_hand(convolution(3, 3, 64, 32), 32, 10)
+IMAGENET = resnet18_by_hand(convolution(7, 3, 64, 112), 56, 1000)
+
+
+def test_the_hand_has_counted_well():
+    # CIFAR stem, 32 px. First convolution: 2·9·3·64·1024 = 3,538,944. A 3×3 convolution 64 → 64 at 32 px: 75,497,472.
+    # Stage 1: four of them. Stages 2-4: 37,748,736 + 3·75,497,472 + 4,194,304 = 268,435,456 each. Linear: 10,240.
+    assert list(CIFAR.values()) == [305_528_832, 573_964_288, 842_399_744, 1_110_835_200, 1_110_845_440]
+    # ImageNet stem, 224 px. First: 2·49·3·64·12544 = 236,027,904. Stage 1: 4·231,211,008. Stages 2-4: 822,083,584 each.
+    assert list(IMAGENET.values()) == [1_160_871_936, 1_982_955_520, 2_805_039_104, 3_627_122_688, 3_628_146_688]
+
+
+@pytest.mark.parametrize(
+    ("stem", "size", "classes", "by_hand", "sides"),
+    [("cifar", 32, 10, CIFAR, [32, 16, 8, 4]), ("imagenet", 224, 1000, IMAGENET, [56, 28, 14, 7])],
+)
+def test_resnet18_costs_what_the_hand_counts(stem, size, classes, by_hand, sides):
+    taps, total = measure(build("resnet18", stem, classes), STAGES, size, pool=8)
+    assert {tap.name: tap.flops for tap in taps} | {"all": total} == by_hand
+    widths = [64, 128, 256, 512]
+    assert [tap.full_shape for tap in taps] == [(width, side, side) for width, side in zip(widths, sides, strict=True)]
+    assert [tap.shape for tap in taps] == [
+        (width, min(side, 8), min(side, 8)) for width, side in zip(widths, sides, strict=True)
+    ]
+
+
+def test_resnet18_has_the_published_number_of_parameters():
+    assert parameters(build("resnet18", "imagenet", 1000)) == 11_689_512
+    # The CIFAR stem trades 7·7·3·64 weights for 3·3·3·64, and ten classes 990·513 fewer.
+    assert parameters(build("resnet18", "cifar", 10)) == 11_689_512 - 40 * 3 * 64 - 990 * 513
+
+
+def test_a_module_costs_its_convolutions_and_linear_layers():
+    module = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 5))
+    assert of(module.eval(), 3, 4, 4) == convolution(3, 3, 8, 4) + 2 * 128 * 5
+
+
+def test_a_pool_is_free_and_null_keeps_the_whole_map():
+    whole, total = measure(build("resnet18", "cifar", 10), STAGES, 32, pool=None)
+    assert [tap.shape for tap in whole] == [tap.full_shape for tap in whole]
+    small, same_total = measure(build("resnet18", "cifar", 10), STAGES, 32, pool=2)
+    assert [tap.shape[1:] for tap in small] == [(2, 2)] * 4
+    assert ([tap.flops for tap in small], same_total) == ([tap.flops for tap in whole], total)
+
+
+# Taps.
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    model = build("resnet18", "cifar", 10)
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_(0, 0.1)
+            part.running_var.uniform_(0.5, 1.5)
+    return freeze(model)
+
+
+def outputs_by_hand(model: nn.Module, images: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
+    """Copies of what the modules give at the moment they give it."""
+    found: dict[str, torch.Tensor] = {}
+
+    def keep(name: str):
+        def hook(module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+            found[name] = output.clone()
+
+        return hook
+
+    known = dict(model.named_modules())
+    hooks = [known[name].register_forward_hook(keep(name)) for name in names]
+    with torch.no_grad():
+        model(images)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def test_pooled_taps_equal_a_pass_by_hand(network):
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad(), tapping(network, STAGES, pool=8) as caught:
+        logits = network(images)
+        x = network.relu(network.bn1(network.conv1(images)))
+        for stage, tap in zip(STAGES, caught, strict=True):
+            x = getattr(network, stage)(x.clone())
+            torch.testing.assert_close(tap, F.adaptive_avg_pool2d(x, min(x.shape[-1], 8)), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(logits, network.fc(x.mean((2, 3))), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("pool", [None, 32, 8])
+@pytest.mark.parametrize("tap", ["conv1", "bn1", "layer1.0.bn1", "layer2.0.downsample"])
+def test_a_tap_is_what_its_module_gives_even_if_the_next_one_works_in_place(network, tap, pool):
+    images = torch.randn(2, 3, 32, 32)
+    expected = outputs_by_hand(network, images, [tap])[tap]
+    with torch.no_grad(), tapping(network, [tap], pool) as caught:
+        network(images)
+    torch.testing.assert_close(caught[0], pooled(expected, pool))
+
+
+def test_pooling_averages_to_at_most_so_many_cells():
+    # 4×4 to 2×2: means of the quarters. (0 + 1 + 4 + 5) / 4 = 2.5
+    image = torch.arange(16.0).view(1, 1, 4, 4)
+    assert pooled(image, 2).tolist() == [[[[2.5, 4.5], [10.5, 12.5]]]]
+    for pool in (4, 5, None):
+        assert torch.equal(pooled(image, pool), image)
+    wide = torch.randn(1, 2, 3, 10)
+    assert torch.equal(pooled(wide, 5), F.adaptive_avg_pool2d(wide, (3, 5)))
+
+
+def test_taps_are_caught_only_inside_the_block(network):
+    with torch.no_grad(), tapping(network, ["layer1"], 8) as caught:
+        network(torch.zeros(1, 3, 32, 32))
+        assert caught[0].shape == (1, 64, 8, 8)
+        network(torch.zeros(3, 3, 32, 32))
+        assert caught[0].shape == (3, 64, 8, 8)
+    with torch.no_grad():
+        network(torch.zeros(2, 3, 32, 32))
+    assert caught[0].shape == (3, 64, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("taps", "said"),
+    [
+        (["layer1", "layr2"], r"taps: the network has no module 'layr2', did you mean 'layer2'\?"),
+        (["zzz"], r"taps: the network has no module 'zzz', the network has: conv1, .*layer1, .*fc"),
+        ([""], "taps: the network has no module ''"),
+        (["layer2", "layer1"], "taps: the network reaches them as layer1, layer2"),
+        (["layer1", "layer1"], "list each once"),
+        (["layer1.0.relu"], r"taps: the network reaches them as layer1\.0\.relu, layer1\.0\.relu"),
+        (["fc"], r"taps: 'fc' gives no feature map \(B, C, H, W\)"),
+    ],
+)
+def test_taps_that_cannot_be_are_named(taps, said):
+    with pytest.raises(CalexError, match=said) as error:
+        measure(build("resnet18", "cifar", 10), taps, 32, 8)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_tap_is_an_error_where_features_are_cached_too(network):
+    with pytest.raises(CalexError, match="did you mean 'layer3'"), tapping(network, ["layer33"], 8):
+        pass
+
+
+# Building and freezing.
+
+
+@pytest.mark.parametrize(
+    ("network", "stem", "said"),
+    [
+        ("resnet81", "imagenet", r"network: unknown name 'resnet81', did you mean 'resnet18'\?"),
+        ("vgg11", "cifar", "stem: 'cifar' fits ResNets, not vgg11"),
+    ],
+)
+def test_networks_that_cannot_be_are_named(network, stem, said):
+    with pytest.raises(CalexError, match=said):
+        build(network, stem, 10)
+
+
+def test_the_cifar_stem_keeps_small_images_large():
+    model = build("resnet18", "cifar", 7)
+    assert model.conv1.stride == (1, 1) and model.conv1.kernel_size == (3, 3)
+    assert isinstance(model.maxpool, nn.Identity) and model.fc.out_features == 7
+
+
+def test_a_frozen_network_does_not_move(network):
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    logits = network(torch.randn(4, 3, 32, 32))
+    assert not network.training and not logits.requires_grad
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+# Checkpoints.
+
+
+def tiny() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
+
+
+def write_torch(path: Path, content: object) -> Path:
+    torch.save(content, path)
+    return path
+
+
+@pytest.mark.parametrize("wrap", [dict, lambda state: {"state_dict": state, "epoch": 3}, lambda state: {"model": state}])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_torch_files_are_read_in_their_usual_forms(tmp_path, wrap, prefix):
+    state = {prefix + name: tensor for name, tensor in tiny().state_dict().items()}
+    found = read_weights(write_torch(tmp_path / "weights.pt", wrap(state)))
+    assert list(found) == list(tiny().state_dict())
+    assert all(torch.equal(found[name], tensor) for name, tensor in tiny().state_dict().items())
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_safetensors_are_read(tmp_path, prefix):
+    save_file({prefix + name: tensor for name, tensor in tiny().state_dict().items()}, tmp_path / "weights.safetensors")
+    found = read_weights(tmp_path / "weights.safetensors")
+    assert set(found) == set(tiny().state_dict())
+    assert all(torch.equal(found[name], tensor) for name, tensor in tiny().state_dict().items())
+
+
+def test_what_was_read_can_be_loaded():
+    model, weights = tiny(), {name: torch.full_like(tensor, 2) for name, tensor in tiny().state_dict().items()}
+    load_weights(model, weights, "w.pt")
+    assert all((tensor == 2).all() for tensor in model.state_dict().values())
+
+
+class Evil:
+    """A pickle that runs a command when it is read."""
+
+    def __init__(self, victim: Path) -> None:
+        self.victim = victim
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.victim),)
+
+
+@pytest.mark.parametrize(
+    "content", [lambda evil: evil, lambda evil: {"state_dict": evil}, lambda evil: {"weight": torch.ones(1), "x": evil}]
+)
+def test_a_pickle_that_would_run_code_is_refused(tmp_path, content):
+    path = write_torch(tmp_path / "evil.pt", content(Evil(tmp_path / "victim")))
+    assert not (tmp_path / "victim").exists()
+    with pytest.raises(CalexError, match=r"evil\.pt: not a checkpoint of plain tensors .*save its state_dict\(\)"):
+        read_weights(path)
+    assert not (tmp_path / "victim").exists()
+    torch.load(path, weights_only=False)  # so that the test would notice: read without care, it does run
+    assert (tmp_path / "victim").exists()
+
+
+def test_a_whole_pickled_network_is_refused(tmp_path):
+    with pytest.raises(CalexError, match=r"whole\.pt: not a checkpoint of plain tensors"):
+        read_weights(write_torch(tmp_path / "whole.pt", tiny()))
+
+
+@pytest.mark.parametrize("content", [torch.ones(3), [torch.ones(3)], {"epoch": 3}, {"state_dict": {"weight": 1.0}}])
+def test_a_file_without_a_state_dict_is_refused(tmp_path, content):
+    with pytest.raises(CalexError, match=r"odd\.pt: holds no state dict"):
+        read_weights(write_torch(tmp_path / "odd.pt", content))
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("content", [b"", b"not weights at all", b"\x80\x02}", None])
+def test_damaged_files_are_one_line(tmp_path, suffix, content):
+    path = tmp_path / f"bad{suffix}"
+    if content is None:  # a whole file, cut in the middle
+        write_torch(path, tiny().state_dict()) if suffix == ".pt" else save_file(tiny().state_dict(), path)
+        content = path.read_bytes()[: path.stat().st_size // 2]
+    path.write_bytes(content)
+    with pytest.raises(CalexError, match=r"bad\.(pt|safetensors): not a") as error:
+        read_weights(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(CalexError, match=r"none\.pt: no such checkpoint"):
+        read_weights(tmp_path / "none.pt")
+    with pytest.raises(CalexError, match="no such checkpoint"):
+        read_weights(tmp_path)
+
+
+def without(*names: str) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in tiny().state_dict().items() if name not in names}
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        (without("3.bias"), r"3\.bias is missing"),
+        (without() | {"extra.weight": torch.ones(1)}, r"extra\.weight is not in the network"),
+        (without() | {"3.weight": torch.ones(4, 8)}, r"3\.weight is \(4, 8\), not \(3, 8\)"),
+        (
+            without("0.bias", "3.bias") | {"x": torch.ones(1), "3.weight": torch.ones(4, 8)},
+            r"0\.bias is missing; 3\.bias is missing; x is not in the network and 1 more",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(weights, said):
+    model = tiny()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(CalexError, match=rf"^w\.pt: does not fit the network: {said}$"):
+        load_weights(model, weights, "w.pt")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_counter_of_batches_may_be_missing():
+    model = tiny()
+    load_weights(model, without("1.num_batches_tracked") | {"1.running_var": torch.full((2,), 9.0)}, "w.pt")
+    assert (model[1].running_var == 9).all()
