@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -49,11 +50,12 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise CalexError(f"{path}: no such checkpoint; check the backbone's `checkpoint` key")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        safe = path.suffix == ".safetensors"
+        content: Any = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, ValueError, EOFError, OSError) as error:
-        raise CalexError(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from None
+        raise CalexError(
+            f"{path}: not a readable checkpoint ({(str(error) or type(error).__name__).splitlines()[0]})"
+        ) from None
     except Exception as error:  # pickle's errors have no common base
         raise CalexError(f"{path}: not a checkpoint of plain tensors ({type(error).__name__}); save its state_dict()") from None
     for key in ("state_dict", "model", "model_state_dict", "net"):
@@ -73,7 +75,9 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], where: str 
     optional = {name for name in expected if name.endswith("num_batches_tracked")}
     faults = [f"{name} is missing" for name in expected if name not in found and name not in optional]
     faults += [f"{name} is not in the network" for name in found if name not in expected]
-    faults += [f"{name} is {found[name]}, not {expected[name]}" for name in found if found[name] != expected.get(name, found[name])]
+    faults += [
+        f"{name} is {found[name]}, not {expected[name]}" for name in found if found[name] != expected.get(name, found[name])
+    ]
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         raise CalexError(f"{where}: does not fit the network: {'; '.join(faults[:3])}{more}")
@@ -85,7 +89,7 @@ class Tap:
     """Where a branch reads: a module's output, averaged to at most pool×pool.
 
     shape: (C, H, W) after the pool. full_shape: before it. flops: what the backbone has spent on one image
-    when the tap's output exists. parameters counts nothing: a tap is free.
+    when the tap's output exists.
     """
 
     name: str
@@ -123,7 +127,9 @@ def tapping(model: nn.Module, taps: Sequence[str], pool: int | None) -> Iterator
 
     def catcher(position: int) -> Any:
         def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-            caught[position] = pooled(output, pool)
+            tap = pooled(output, pool)
+            # The next module may work in place, and what it overwrites is the tap.
+            caught[position] = tap.clone() if tap is output else tap
 
         return hook
 
@@ -140,7 +146,9 @@ def measure(model: nn.Module, taps: Sequence[str], input_size: int, pool: int | 
 
     Counted by torch on shapes alone (the meta device): convolutions and linear layers, a multiply-add is two.
     """
-    meta = freeze(model).to("meta")
+    if len(set(taps)) < len(taps):
+        raise CalexError(f"taps: {', '.join(taps)} names one twice; list each once")
+    meta = freeze(copy.deepcopy(model)).to("meta")
     found: list[Tap] = []
     counter = FlopCounterMode(display=False)
 
@@ -153,13 +161,14 @@ def measure(model: nn.Module, taps: Sequence[str], input_size: int, pool: int | 
 
         return hook
 
-    handles = [module.register_forward_hook(meter(name)) for module, name in zip(_modules(meta, taps), taps, strict=True)]
+    for module, name in zip(_modules(meta, taps), taps, strict=True):
+        module.register_forward_hook(meter(name))
     with counter, torch.no_grad():
         meta(torch.empty(1, 3, input_size, input_size, device="meta"))
-    for handle in handles:
-        handle.remove()
     if [tap.name for tap in found] != list(taps):
-        raise CalexError(f"taps: the network reaches them as {', '.join(tap.name for tap in found)}; list each once, in that order")
+        raise CalexError(
+            f"taps: the network reaches them as {', '.join(tap.name for tap in found)}; list each once, in that order"
+        )
     return found, counter.get_total_flops()
 
 

@@ -109,11 +109,14 @@ def precision_margin(
     return found
 
 
-def folds(labels: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-    """(N,) int64 in [0, count): a fixed stratified assignment of validation images to folds."""
+def folds(classes: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """(N,) int64 in [0, count): a fixed assignment of validation images to folds, stratified by `classes` (N,).
+
+    These are the backbone's answers and not the labels: which thresholds an image meets must not depend on its label.
+    """
     generator = np.random.default_rng(seed)
-    assigned = np.empty(len(labels), np.int64)
-    shuffled = generator.permutation(len(labels))
-    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    assigned[by_class] = np.arange(len(labels)) % count
+    assigned = np.empty(len(classes), np.int64)
+    shuffled = generator.permutation(len(classes))
+    by_class = shuffled[np.argsort(classes[shuffled], kind="stable")]
+    assigned[by_class] = np.arange(len(classes)) % count
     return assigned

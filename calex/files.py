@@ -60,8 +60,10 @@ def read_json(path: str | Path) -> Any:
 
 def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
     """Uncompressed, so that reading costs what the disk costs; the same arrays give the same bytes."""
+    if any(array.dtype.hasobject for array in arrays.values()):
+        raise TypeError(f"{path}: only plain arrays are written, no Python objects")
     with replacing(path) as partial, open(partial, "wb") as handle:
-        np.savez(handle, allow_pickle=False, **arrays)
+        np.savez(handle, **arrays)  # type: ignore[arg-type]
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:

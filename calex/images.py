@@ -45,6 +45,9 @@ def checked(dataset: Images, where: str) -> Images:
         raise CalexError(f"{where}: images must be uint8 (N, H, W, 1 or 3), got {images.dtype} {images.shape}")
     if labels.shape != (len(images),) or dataset.split.shape != labels.shape:
         raise CalexError(f"{where}: {len(images)} images but {len(labels)} labels and {len(dataset.split)} split entries")
+    if (dataset.split >= len(SPLITS)).any():
+        strange = int(np.argmax(dataset.split >= len(SPLITS)))
+        raise CalexError(f"{where}: image {strange} has split {dataset.split[strange]}, not 0 (train), 1 (val) or 2 (test)")
     outside = np.flatnonzero((labels < 0) | (labels >= classes))
     if outside.size:
         first = outside[0]

@@ -55,9 +55,8 @@ def complete(kind: str, block: dict[str, Any], where: str) -> dict[str, Any]:
         if key not in options:
             raise CalexError(f"{where}: unknown key '{key}', {suggestion(key, ['name', *options])}")
         default = options[key]
-        numeric = isinstance(default, (int, float)) and not isinstance(default, bool)
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool) if numeric else isinstance(value, type(default))
-        if default is not None and not fits:
+        kinds = (int, float) if type(default) is float else type(default)
+        if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
             raise CalexError(f"{where}.{key}: expected something like {default!r}, got {value!r}")
         if key in choices and value not in choices[key]:
             raise CalexError(f"{where}.{key}: unknown value '{value}', {suggestion(str(value), choices[key])}")

@@ -15,7 +15,8 @@ def scores(log_probabilities: np.ndarray, confidence: np.ndarray) -> dict[str, n
     """
     probabilities = np.exp(log_probabilities.astype(np.float64))
     top = np.sort(probabilities, axis=1)[:, -2:]
-    surprise = np.where(probabilities > 0, -probabilities * log_probabilities, 0.0).sum(axis=1)
+    finite = np.maximum(log_probabilities, np.finfo(np.float32).min)  # 0·log 0 is 0
+    surprise = -(probabilities * finite).sum(axis=1)
     found = {
         "confidence": confidence,
         "max_softmax": top[:, 1],

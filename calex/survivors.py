@@ -23,7 +23,7 @@ def stay(scores: np.ndarray, thresholds: np.ndarray, sharpness: float) -> np.nda
         chance = np.ones(np.broadcast(scores, thresholds).shape)
     else:
         gap = (scores.astype(np.float64) - np.where(certain, 0.0, thresholds)) / sharpness
-        chance = 0.5 * (1 - np.tanh(gap / 2))  # the logistic function, safe at any distance
+        chance = np.exp(-np.logaddexp(0, gap))  # 1 − σ(gap), exact also where it is tiny
     return np.where(certain & ~np.isinf(sharpness), (thresholds > 0).astype(np.float64), chance)
 
 

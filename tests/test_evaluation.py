@@ -162,7 +162,7 @@ def test_cross_fitting_equals_plain_loops(drawn, count, seed):
 
 def test_an_images_own_label_never_moves_its_exit():
     many = random_exits(images=60, classes=3)
-    margins, assigned = np.linspace(1, -2, 13), folds(many.labels, 5)
+    margins, assigned = np.linspace(1, -2, 13), folds(many.backbone, 5)
     before = cross_fitted(many, assigned, per_fold(many, assigned, margins))
     moved = 0
     for i in range(60):
@@ -195,7 +195,7 @@ def test_the_steps_judge_validation_crosswise_and_test_by_all_of_validation(tmp_
     points, taken = run_steps(tmp_path, paths, policy)
 
     margins = np.array([1, 27 / 64, 1 / 8, 1 / 64, 0, -0.25, -0.5, -0.75, -1, -1.25, -1.5, -1.75, -2])
-    assigned = folds(val.labels, 5)
+    assigned = folds(val.backbone, 5)
     expected = {
         "val": measure(val, cross_fitted(val, assigned, per_fold(val, assigned, margins))),
         "test": measure(test, cascade.leave(test, precision_margin(val, margins, min_support=2))),

@@ -23,7 +23,7 @@ def parameters(steps: int, **_: Any) -> list[dict[str, float]]:
     that is far below its own precision.
     """
     part = np.arange(steps) / steps
-    margins = np.concatenate([(1 - part) ** 3, -part, -1 - part, [-2.0]])
+    margins = np.concatenate([(1 - part) ** 3, 0 - part, -1 - part, [-2.0]])
     return [{"margin": round(float(margin), 9)} for margin in margins]
 
 

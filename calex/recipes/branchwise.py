@@ -50,10 +50,14 @@ def train(
     optimizer = torch.optim.AdamW(branch.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(epochs * len(loader), 1))
     importance = torch.from_numpy(np.ascontiguousarray(weights, np.float32)).to(device)
+    if settings["batch_size"] < 2:
+        raise CalexError(f"{label}: recipe.batch_size is {settings['batch_size']}; BatchNorm needs at least 2 images")
     history = []
     for epoch in track(range(epochs), label, epochs, "epochs"):
         total, seen = torch.zeros((), device=device), 0
         for batch in loader.epoch(epoch):
+            if len(batch.position) == 1:
+                continue  # BatchNorm cannot learn from a single image; another epoch shows it in company
             logits, confidence = branch(batch.taps[0].float())
             truth = batch.labels if correct == "label" else batch.log_softmax.argmax(1)
             right = (logits.detach().argmax(1) == truth).float()

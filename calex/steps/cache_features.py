@@ -27,7 +27,9 @@ from calex.vision import torchvision
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", type=Path, required=True, help="the dataset file (images.npz)")
-    parser.add_argument("--backbone", type=Path, required=True, help="the frozen weights (backbone.safetensors, its .json beside it)")
+    parser.add_argument(
+        "--backbone", type=Path, required=True, help="the frozen weights (backbone.safetensors, its .json beside it)"
+    )
     parser.add_argument("--taps", type=Path, required=True, help="the measured taps (taps.json)")
     parser.add_argument("--split", choices=images.SPLITS, required=True)
     parser.add_argument("--out", type=Path, required=True, help="the folder of stores to write into")
@@ -108,7 +110,9 @@ def run(args: argparse.Namespace) -> None:
         "versions": {"calex": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__, "zarr": zarr.__version__},
     }  # fmt: skip
     label = f"cache-features {args.split}"
-    say(f"{label}: {len(index)} images, {views} view{'s' * (views > 1)}, {layout.bytes / 1e6:.1f} MB on {devices.describe(device)}")
+    say(
+        f"{label}: {len(index)} images, {views} view{'s' * (views > 1)}, {layout.bytes / 1e6:.1f} MB on {devices.describe(device)}"
+    )
     with Dump(args.out, args.split, layout, dataset.labels[index], index, provenance) as dump, backbones.tapping(
         model, names, measured["pool"]
     ) as caught:  # fmt: skip
@@ -117,7 +121,15 @@ def run(args: argparse.Namespace) -> None:
         for view, chunk, start, stop in progress:
             rows = index[start:stop]
             taps, log_softmax = chunk_features(
-                model, caught, dataset.images[rows], rows, view, about["transform"], about["augment"], chosen["batch_size"], device
+                model,
+                caught,
+                dataset.images[rows],
+                rows,
+                view,
+                about["transform"],
+                about["augment"],
+                chosen["batch_size"],
+                device,
             )
             dump.write(view, chunk, taps, log_softmax)
         dump.finish()

@@ -32,9 +32,11 @@ def run(args: argparse.Namespace) -> None:
     validation = exits.read(args.exits, "val", chosen["score"])
     policy, options = plugins.load("policies", chosen["policy"]["name"]), plugins.options_of(chosen["policy"])
     swept = policy.parameters(**options)
-    assigned = folds(validation.labels, chosen["folds"])
+    assigned = folds(validation.backbone, chosen["folds"])
     populations = {-1: np.ones(len(assigned), bool)} | {fold: assigned != fold for fold in range(chosen["folds"])}
-    found = np.stack([policy.thresholds(validation.of(kept), swept, chosen["correct"], **options) for kept in populations.values()])
+    found = np.stack(
+        [policy.thresholds(validation.of(kept), swept, chosen["correct"], **options) for kept in populations.values()]
+    )
     fold, point, branch, label = np.indices(found.shape).reshape(4, -1)
     frame = pl.DataFrame(
         {

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
         parameters = ["{}"]
     else:
         fold, thresholds, parameters = table(args.thresholds, len(validation.predictions), validation.classes)
-        assigned = folds(validation.labels, int(fold.max()) + 1)
+        assigned = folds(validation.backbone, int(fold.max()) + 1)
         taken = {
             "val": evaluation.cross_fitted(validation, assigned, thresholds[fold >= 0]),
             "test": cascade.leave(test, thresholds[fold < 0][0]),

@@ -33,7 +33,13 @@ def run(args: argparse.Namespace) -> None:
     taps, total = backbones.measure(model, chosen["taps"], chosen["input_size"], chosen["pool"])
     write_json(
         args.out,
-        {**chosen, "taps": [asdict(tap) for tap in taps], "flops": total, "parameters": backbones.parameters(model), "classes": classes},
+        {
+            **chosen,
+            "taps": [asdict(tap) for tap in taps],
+            "flops": total,
+            "parameters": backbones.parameters(model),
+            "classes": classes,
+        },
     )
     for tap in taps:
         say(f"{tap.name}: {tap.full_shape} read as {tap.shape}, {tap.flops / total:.3f} of {total / 1e6:.1f} MFLOPs")

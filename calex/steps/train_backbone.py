@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '"seed", "trained_on"}; config/README.md explains each key',
     )
     parser.add_argument("--checkpoint", type=Path, help="take these weights instead of training (.safetensors or a torch file)")
-    parser.add_argument("--out", type=Path, required=True, help="the weights to write (.safetensors); a .json of the same name goes beside it")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the weights to write (.safetensors); a .json of the same name goes beside it"
+    )
     devices.add_arguments(parser)
 
 
@@ -59,7 +61,9 @@ def run(args: argparse.Namespace) -> None:
         backbones.load_weights(model, backbones.read_weights(args.checkpoint), args.checkpoint)
         history, trained_on = [], chosen["trained_on"]
         for split in {"val", "test"} & set(trained_on):
-            say(f"{label}: warning: the checkpoint was trained on {split} images; what is chosen or reported on them will flatter")
+            say(
+                f"{label}: warning: the checkpoint was trained on {split} images; what is chosen or reported on them will flatter"
+            )
 
     accuracy = {}
     for split in images.SPLITS:

@@ -25,7 +25,9 @@ from calex.scores import scores
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", type=Path, required=True, help="the folder of feature stores (train, val and test)")
     parser.add_argument("--branch", type=int, required=True, help="which branch, 1 is the shallowest")
-    parser.add_argument("--weights", type=Path, help="a weight for each training image and view (.npy); without it all count the same")
+    parser.add_argument(
+        "--weights", type=Path, help="a weight for each training image and view (.npy); without it all count the same"
+    )
     parser.add_argument("--seed", type=int, required=True, help="of the initial weights and the order of images")
     parser.add_argument(
         "--settings", type=json.loads, required=True,
@@ -49,12 +51,16 @@ def run(args: argparse.Namespace) -> None:
     budget = chosen["memory_mb"] << 20
     weights = np.ones((train.layout.views, train.layout.images)) if args.weights is None else read_npy(args.weights)
     if weights.shape != (train.layout.views, train.layout.images):
-        raise CalexError(f"{args.weights}: weights of shape {weights.shape} for {train.layout.views} views of {train.layout.images} images")
+        raise CalexError(
+            f"{args.weights}: weights of shape {weights.shape} for {train.layout.views} views of {train.layout.images} images"
+        )
 
     recipe = plugins.load("recipes", chosen["recipe"]["name"])
     torch.manual_seed(1000 * args.seed + k)
     branch = branches.Branch(chosen["head"], train.layout.taps[k - 1], train.layout.classes, chosen["shared_core"])
-    loader = Loader(train, [k - 1], chosen["recipe"]["batch_size"], seed=1000 * args.seed + k, device=device, memory_budget=budget)
+    loader = Loader(
+        train, [k - 1], chosen["recipe"]["batch_size"], seed=1000 * args.seed + k, device=device, memory_budget=budget
+    )
     recipe.train(
         branch, loader, weights, chosen["target"], plugins.options_of(chosen["recipe"]), chosen["correct"], device,
         f"train-branch {k} seed {args.seed}",
@@ -63,7 +69,9 @@ def run(args: argparse.Namespace) -> None:
     said: dict[str, np.ndarray] = {}
     for split, store in stores.items():
         reader = Loader(store, [k - 1], 1024, seed=0, device=device, memory_budget=budget)
-        found = [branches.answers(branch, (batch.taps[0].float() for batch in reader.ordered(v))) for v in range(store.layout.views)]
+        found = [
+            branches.answers(branch, (batch.taps[0].float() for batch in reader.ordered(v))) for v in range(store.layout.views)
+        ]
         said[f"{split}_prediction"] = np.stack([log_probabilities.argmax(1) for log_probabilities, _ in found]).astype(np.int64)
         by_view = [scores(*each) for each in found]
         for name in by_view[0]:

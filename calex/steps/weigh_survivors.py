@@ -37,7 +37,9 @@ def run(args: argparse.Namespace) -> None:
     u = np.stack([weighting.survival(validation, train, chosen["correct"], **options) for train in training])
     label = f"weigh-survivors {len(args.exits) + 1}"
     if not u.any():
-        say(f"{label}: warning: no training image survives branches 1..{len(args.exits)}; all weights are 1. Lower train_margin")
+        say(
+            f"{label}: warning: no training image survives branches 1..{len(args.exits)}; all weights are 1. Lower train_margin"
+        )
     w = weighting.weights(u, **options)
     worth = effective_sample_size(w)
     say(f"{label}: survival {u.mean():.3f} on average; the weights are worth {worth:.0f} of {w.size} images")
