@@ -84,7 +84,9 @@ def train(
 
 
 @torch.inference_mode()
-def predictions(model: nn.Module, images: np.ndarray, transform: dict[str, Any], device: torch.device, batch: int = 256) -> np.ndarray:
+def predictions(
+    model: nn.Module, images: np.ndarray, transform: dict[str, Any], device: torch.device, batch: int = 256
+) -> np.ndarray:
     """(N,) int64: the network's answers, in evaluation mode."""
     model.to(device).eval()
     answers = [

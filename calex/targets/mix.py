@@ -10,6 +10,8 @@ from calex.targets import kl, labels
 OPTIONS = {"alpha": 0.5, "temperature": 4.0}
 
 
-def losses(logits: torch.Tensor, log_softmax: torch.Tensor, labels_: torch.Tensor, alpha: float, temperature: float) -> torch.Tensor:
+def losses(
+    logits: torch.Tensor, log_softmax: torch.Tensor, labels_: torch.Tensor, alpha: float, temperature: float
+) -> torch.Tensor:
     distilled = kl.losses(logits, log_softmax, labels_, temperature)
     return alpha * distilled + (1 - alpha) * labels.losses(logits, log_softmax, labels_)
