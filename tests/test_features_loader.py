@@ -127,7 +127,7 @@ def test_resident_chunks_are_shared_pages(opened):
     """Of codec none nothing is copied: each chunk is a read-only map of its file."""
     store, _ = opened(MANY)
     loader = Loader(store, [0, 1], 64, 0)
-    for chunk in (chunk for blocks in loader.resident.blocks for chunk in blocks):
+    for chunk in (chunk for blocks in loader.resident.blocks[:3] for chunk in blocks):
         owner = chunk
         while isinstance(owner.base, np.ndarray):
             owner = owner.base

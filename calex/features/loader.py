@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,13 +42,14 @@ class Batch:
 
 
 class Pool(Protocol):
-    """Images in memory that batches are drawn from: item i is row `position[i]` of the store in view `view[i]`."""
+    """Images in memory that batches are drawn from, numbered from 0."""
 
-    position: np.ndarray
-    view: np.ndarray
+    def empty(self, count: int) -> list[Tensor]:
+        """Room for so many images: the taps, the log-softmaxes, positions and views."""
+        ...
 
-    def take(self, items: np.ndarray) -> list[Tensor]:
-        """The taps and the log-softmaxes of some items, given in ascending order."""
+    def take(self, items: np.ndarray, into: list[Tensor]) -> None:
+        """Copy some images, given in ascending order, into room of that size."""
         ...
 
 
@@ -86,6 +87,7 @@ class Loader:
         self.pool_chunks = max(2, pool_bytes // group)
         self.bytes = store.layout.views * store.layout.chunks * group
         self.resident: Pool | None = None
+        self.spare: list[list[list[list[np.ndarray]]]] = []  # buffers of streams that have ended
         if self.bytes <= memory_budget:
             places = list(itertools.product(range(store.layout.views), range(store.layout.chunks)))
             blocks = Blocks([[store.mapped(name, *place) for place in places] for name in self.names], store, places)
@@ -119,11 +121,15 @@ class Loader:
 
     def _stream(self, places: list[tuple[int, int]], order: Callable[[int], np.ndarray], drop_last: bool) -> Iterator[Batch]:
         groups = [places[start : start + self.pool_chunks] for start in range(0, len(places), self.pool_chunks)]
-        orders = [order(sum(rows_of(self.store, n) for _, n in group)) for group in groups]
-        slots = itertools.cycle([self._buffers(len(groups[0])) for _ in range(POOLS)])
-        yield from self._draw(
-            ahead(self._read(group, slot) for group, slot in zip(groups, slots, strict=False)), orders, drop_last
-        )
+        orders = (order(sum(rows_of(self.store, n) for _, n in group)) for group in groups)
+        # Kept from epoch to epoch: fresh memory costs more to touch than a chunk does to read.
+        slots = self.spare.pop() if self.spare else [self._buffers(len(groups[0])) for _ in range(POOLS)]
+        pools = ahead(self._read(group, slot) for group, slot in zip(groups, itertools.cycle(slots), strict=False))
+        try:
+            yield from self._draw(pools, orders, drop_last)
+        finally:
+            pools.close()
+            self.spare.append(slots)
 
     def _buffers(self, chunks: int) -> list[list[np.ndarray]]:
         return [[np.empty(self.store.arrays[name].chunk_bytes, np.uint8) for _ in range(chunks)] for name in self.names]
@@ -137,23 +143,24 @@ class Loader:
 
     def _draw(self, pools: Iterable[Pool], orders: Iterable[np.ndarray], drop_last: bool) -> Iterator[Batch]:
         """Batches of one pool after the other; what is left of one is made up to a whole batch from the next."""
-        kept: Batch | None = None
+        size, filled, parts = min(self.batch_size, self.store.layout.images), 0, list[Tensor]()
         for pool, order in zip(pools, orders, strict=True):
             start = 0
             while start < len(order):
-                stop = start + self.batch_size - (len(kept) if kept else 0)
-                batch = self._batch(pool, np.sort(order[start:stop]))
-                kept, start = (joined(kept, batch) if kept else batch), stop
-                if len(kept) == self.batch_size:
-                    yield kept
-                    kept = None
-        if kept and not drop_last:
-            yield kept
+                parts = parts if filled else pool.empty(size)
+                count = min(size - filled, len(order) - start)
+                pool.take(np.sort(order[start : start + count]), [part[filled : filled + count] for part in parts])
+                start, filled = start + count, filled + count
+                if filled == size:
+                    if size == self.batch_size or not drop_last:
+                        yield self._batch(parts)
+                    filled = 0
+        if filled and not drop_last:
+            yield self._batch([part[:filled] for part in parts])
 
-    def _batch(self, pool: Pool, items: np.ndarray) -> Batch:
-        place = torch.from_numpy(np.stack([pool.position[items], pool.view[items]]))
-        *taps, log_softmax, place = [part.to(self.device, non_blocking=True) for part in [*pool.take(items), place]]
-        return Batch(taps, log_softmax, self.labels[place[0]], place[0], place[1])
+    def _batch(self, parts: list[Tensor]) -> Batch:
+        *taps, log_softmax, position, view = [part.to(self.device, non_blocking=True) for part in parts]
+        return Batch(taps, log_softmax, self.labels[position], position, view)
 
 
 class Blocks:
@@ -161,41 +168,50 @@ class Blocks:
 
     def __init__(self, blocks: list[list[np.ndarray]], store: Store, places: list[tuple[int, int]], pinned: bool = False):
         """blocks: for each array the chunks, (rows, …), at `places`, (view, chunk number) each."""
-        self.blocks, self.pinned = blocks, pinned
+        self.pinned = pinned
         self.starts = np.cumsum([0, *(rows_of(store, n) for _, n in places)])
-        self.position = np.concatenate([np.arange(*store.layout.bounds(n)) for _, n in places])
-        self.view = np.repeat([view for view, _ in places], np.diff(self.starts))
+        position = [np.arange(*store.layout.bounds(n)) for _, n in places]
+        view = [np.full(rows_of(store, n), view) for view, n in places]
+        self.blocks = [*blocks, position, view]
 
-    def take(self, items: np.ndarray) -> list[Tensor]:
+    def empty(self, count: int) -> list[Tensor]:
+        return [
+            torch.empty((count, *blocks[0].shape[1:]), dtype=kind(blocks[0]), pin_memory=self.pinned) for blocks in self.blocks
+        ]
+
+    def take(self, items: np.ndarray, into: list[Tensor]) -> None:
         cuts = np.searchsorted(items, self.starts)
-        taken = []
-        for blocks in self.blocks:
-            kind = torch.from_numpy(np.empty(0, blocks[0].dtype)).dtype
-            result = torch.empty((len(items), *blocks[0].shape[1:]), dtype=kind, pin_memory=self.pinned)
-            rows = result.numpy()
-            for n in np.flatnonzero(np.diff(cuts)):
-                start, stop = cuts[n], cuts[n + 1]
-                np.take(blocks[n], items[start:stop] - self.starts[n], axis=0, out=rows[start:stop], mode="clip")
-            taken.append(result)
-        return taken
+        touched = [(n, slice(cuts[n], cuts[n + 1])) for n in np.flatnonzero(np.diff(cuts))]
+        for blocks, part in zip(self.blocks, into, strict=True):
+            # NumPy, because torch would start threads for so small a copy, which costs more than it saves.
+            rows = part.numpy()
+            for n, some in touched:
+                np.take(blocks[n], items[some] - self.starts[n], axis=0, out=rows[some], mode="clip")
 
 
 class OnDevice:
     """A pool that was copied to a GPU whole."""
 
-    def __init__(self, blocks: Blocks, device: torch.device):
-        self.position, self.view, self.device = blocks.position, blocks.view, device
-        self.parts = []
-        for chunks in blocks.blocks:
-            kind = torch.from_numpy(np.empty(0, chunks[0].dtype)).dtype
-            part = torch.empty((len(self.position), *chunks[0].shape[1:]), dtype=kind, device=device)
-            for n, chunk in enumerate(chunks):
-                part[blocks.starts[n] : blocks.starts[n + 1]] = torch.tensor(chunk)
-            self.parts.append(part)
+    def __init__(self, pool: Blocks, device: torch.device):
+        self.parts = [
+            torch.empty((pool.starts[-1], *blocks[0].shape[1:]), dtype=kind(blocks[0]), device=device) for blocks in pool.blocks
+        ]
+        for part, blocks in zip(self.parts, pool.blocks, strict=True):
+            for n, block in enumerate(blocks):
+                part[pool.starts[n] : pool.starts[n + 1]] = torch.tensor(block)
 
-    def take(self, items: np.ndarray) -> list[Tensor]:
-        chosen = torch.from_numpy(items).to(self.device)
-        return [part.index_select(0, chosen) for part in self.parts]
+    def empty(self, count: int) -> list[Tensor]:
+        return [torch.empty((count, *part.shape[1:]), dtype=part.dtype, device=part.device) for part in self.parts]
+
+    def take(self, items: np.ndarray, into: list[Tensor]) -> None:
+        chosen = torch.from_numpy(items).to(self.parts[0].device)
+        for part, room in zip(self.parts, into, strict=True):
+            torch.index_select(part, 0, chosen, out=room)
+
+
+def kind(array: np.ndarray) -> torch.dtype:
+    """torch's name for an array's dtype."""
+    return torch.from_numpy(np.empty(0, array.dtype)).dtype
 
 
 def rows_of(store: Store, chunk: int) -> int:
@@ -203,17 +219,7 @@ def rows_of(store: Store, chunk: int) -> int:
     return stop - start
 
 
-def joined(first: Batch, second: Batch) -> Batch:
-    return Batch(
-        [torch.cat(pair) for pair in zip(first.taps, second.taps, strict=True)],
-        torch.cat([first.log_softmax, second.log_softmax]),
-        torch.cat([first.labels, second.labels]),
-        torch.cat([first.position, second.position]),
-        torch.cat([first.view, second.view]),
-    )
-
-
-def ahead(items: Iterator[Pool]) -> Iterator[Pool]:
+def ahead(items: Iterator[Pool]) -> Generator[Pool]:
     """Run an iterator in a thread, up to POOLS - 1 items ahead; its errors come out here."""
     ready: queue.Queue[Pool | BaseException | None] = queue.Queue(POOLS - 2)
     stopped = threading.Event()

@@ -113,6 +113,11 @@ def open_store(folder: str | Path, split: str, *, dataset: str | None = None, ba
     return store
 
 
+def place_of(store: Path) -> tuple[Path, str]:
+    """Folder and split of a store that a person names by its path, that of its manifest, or without an ending."""
+    return store.parent, store.name.removesuffix(".zarr").removesuffix(".json")
+
+
 def with_manifest(folder: Path, split: str) -> Store:
     """The store that a manifest describes; its metadata is checked, its chunks are not looked at."""
     path, manifest_path = folder / f"{split}.zarr", folder / f"{split}.json"

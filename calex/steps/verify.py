@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from calex.errors import CalexError
-from calex.features.store import verify
+from calex.features.store import place_of, verify
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,15 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    folder, split = place(args.store)
-    problems = verify(folder, split)
+    problems = verify(*place_of(args.store))
     for problem in problems[:-1]:
         print(problem)
     if problems:
         raise CalexError(f"{problems[-1]}{f' ({len(problems)} problems in all)' if len(problems) > 1 else ''}")
     print(f"{args.store}: whole")
-
-
-def place(store: Path) -> tuple[Path, str]:
-    """Folder and split of a store given by its path, that of its manifest, or the bare split."""
-    return store.parent, store.name.removesuffix(".zarr").removesuffix(".json")
