@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +16,11 @@ import zarr
 
 from calex import __version__, backbones, devices, images
 from calex.errors import CalexError
+from calex.features.forward import AGREEMENT_IMAGES, Forward, resolved
 from calex.features.layout import Layout
 from calex.features.writer import Dump
 from calex.files import read_json
 from calex.progress import say, track
-from calex.transform import augment, to_input
 from calex.vision import torchvision
 
 
@@ -37,36 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--settings",
         type=json.loads,
         required=True,
-        help='JSON: {"views", "precision", "codec", "batch_size", "order_seed"}; config/README.md explains each key',
+        help='JSON: {"views", "precision", "codec", "compute", "batch_size", "order_seed"}; config/README.md explains each key',
     )
     devices.add_arguments(parser)
-
-
-@torch.inference_mode()
-def chunk_features(
-    model: torch.nn.Module,
-    caught: list[torch.Tensor],
-    pixels: np.ndarray,
-    ids: np.ndarray,
-    view: int,
-    transform: dict[str, Any],
-    shifts: dict[str, Any],
-    batch_size: int,
-    device: torch.device,
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Pooled taps (n, C, H, W) and log-softmax (n, K), float32, of n images in one view; view 0 is the image itself."""
-    taps: list[list[np.ndarray]] = [[] for _ in caught]
-    log_softmax = []
-    for start in range(0, len(pixels), batch_size):
-        part = slice(start, start + batch_size)
-        inputs = to_input(pixels[part], **transform, device=device)
-        if view > 0:
-            inputs = augment(inputs, ids[part], key=view, **shifts)
-        logits = model(inputs.contiguous(memory_format=torch.channels_last))
-        log_softmax.append(logits.float().log_softmax(1).cpu().numpy())
-        for collected, tap in zip(taps, caught, strict=True):
-            collected.append(tap.float().contiguous().cpu().numpy())
-    return [np.concatenate(collected) for collected in taps], np.concatenate(log_softmax)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -92,6 +64,7 @@ def run(args: argparse.Namespace) -> None:
         precision=chosen["precision"],
         codec=chosen["codec"],
     )
+    compute = resolved(chosen["compute"], device)
     provenance = {
         "dataset_fingerprint": dataset.fingerprint,
         "backbone_fingerprint": about["fingerprint"],
@@ -106,30 +79,24 @@ def run(args: argparse.Namespace) -> None:
         "augment": about["augment"] if views > 1 else None,
         "order_seed": chosen["order_seed"],
         "batch_size": chosen["batch_size"],
+        "compute": compute,
         "device": devices.describe(device),
         "versions": {"calex": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__, "zarr": zarr.__version__},
     }  # fmt: skip
     label = f"cache-features {args.split}"
-    say(
-        f"{label}: {len(index)} images, {views} view{'s' * (views > 1)}, {layout.bytes / 1e6:.1f} MB on {devices.describe(device)}"
-    )
-    with Dump(args.out, args.split, layout, dataset.labels[index], index, provenance) as dump, backbones.tapping(
-        model, names, measured["pool"]
-    ) as caught:  # fmt: skip
+    views_said = f"{views} view{'s' * (views > 1)} in {compute}"
+    say(f"{label}: {len(index)} images, {views_said}, {layout.bytes / 1e6:.1f} MB, on {devices.describe(device)}")
+    dump = Dump(args.out, args.split, layout, dataset.labels[index], index, provenance)
+    with dump, backbones.tapping(model, names, measured["pool"]) as caught:
+        forward = Forward(
+            model, caught, layout.taps, layout.classes, layout.precision, about["transform"], about["augment"],
+            chosen["batch_size"], compute, device,
+        )  # fmt: skip
+        agreement = forward.agreement(dataset.images[index[:AGREEMENT_IMAGES]])
+        if agreement is not None:
+            say(f"{label}: {compute} gives float32's answer for {agreement['argmax']:.2%} of {agreement['images']} images")
         pending = list(dump.pending())
-        progress = track(iter(pending), label, len(pending), "images", layout.rows)
-        for view, chunk, start, stop in progress:
+        for view, chunk, start, stop in track(iter(pending), label, len(pending), "images", layout.rows):
             rows = index[start:stop]
-            taps, log_softmax = chunk_features(
-                model,
-                caught,
-                dataset.images[rows],
-                rows,
-                view,
-                about["transform"],
-                about["augment"],
-                chosen["batch_size"],
-                device,
-            )
-            dump.write(view, chunk, taps, log_softmax)
-        dump.finish()
+            dump.write(view, chunk, *forward(dataset.images[rows], rows, view))
+        dump.finish({"agreement": agreement})

@@ -1,0 +1,97 @@
+"""The frozen backbone over a chunk of images: taps straight into the arrays that are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from calex.transform import augment, to_input
+
+COMPUTE = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+AGREEMENT_IMAGES = 512
+
+
+def resolved(compute: str, device: torch.device) -> str:
+    """`auto` as a precision that the device computes convolutions faster in than float32, if it has one."""
+    if compute != "auto":
+        return compute
+    if device.type == "cuda":
+        return "float16"
+    fast = getattr(torch.cpu, "_is_amx_tile_supported", bool)() or getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+    return "bfloat16" if device.type == "cpu" and fast else "float32"
+
+
+class Forward:
+    """A frozen network with its taps hooked, ready to turn images into what a store holds.
+
+    model: on its device, in channels_last. caught: the list that `backbones.tapping` fills. shapes: (C, H, W) of
+    each tap; dtype: NumPy's, of the stored taps. transform: `to_input`'s size, mean and std; shifts: `augment`'s.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        caught: list[torch.Tensor],
+        shapes: Sequence[tuple[int, int, int]],
+        classes: int,
+        dtype: str,
+        transform: dict[str, Any],
+        shifts: dict[str, Any],
+        batch_size: int,
+        compute: str,
+        device: torch.device,
+    ) -> None:
+        self.model, self.caught, self.shapes, self.classes = model, caught, shapes, classes
+        self.dtype, self.transform, self.shifts = getattr(torch, dtype), transform, shifts
+        self.batch_size, self.compute, self.device = batch_size, COMPUTE[compute], device
+
+    def _empty(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
+        """A host array; pinned beside a GPU, so that copies run while it computes."""
+        return torch.empty(shape, dtype=dtype, pin_memory=self.device.type == "cuda")
+
+    @torch.inference_mode()
+    def __call__(self, pixels: np.ndarray, ids: np.ndarray, view: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """Pooled taps (n, C, H, W) and log-softmax (n, K) float32 of n images in one view; view 0 is the image itself.
+
+        pixels: (n, H, W, C) uint8. ids: (n,) the images' numbers, which key their augmentation.
+        """
+        count = len(pixels)
+        taps = [self._empty(count, *shape, dtype=self.dtype) for shape in self.shapes]
+        log_softmax = self._empty(count, self.classes, dtype=torch.float32)
+        fast = torch.autocast(self.device.type, self.compute) if self.compute else nullcontext()
+        for start in range(0, count, self.batch_size):
+            part = slice(start, start + self.batch_size)
+            inputs = to_input(pixels[part], **self.transform, device=self.device)
+            if view > 0:
+                inputs = augment(inputs, ids[part], key=view, **self.shifts)
+            with fast:
+                logits = self.model(inputs.contiguous(memory_format=torch.channels_last))
+            for whole, tap in zip(taps, self.caught, strict=True):
+                whole[part].copy_(tap.to(self.dtype) if self.device.type == "cuda" else tap, non_blocking=True)
+            log_softmax[part].copy_(logits.float().log_softmax(1), non_blocking=True)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return [tap.numpy() for tap in taps], log_softmax.numpy()
+
+    def agreement(self, pixels: np.ndarray) -> dict[str, float] | None:
+        """How far a reduced precision is from float32 on some images; None where nothing is reduced.
+
+        images: how many. argmax: the share with the same answer. log_softmax: the largest difference.
+        """
+        if self.compute is None:
+            return None
+        ids = np.arange(len(pixels))
+        _, reduced = self(pixels, ids, 0)
+        compute, self.compute = self.compute, None
+        _, full = self(pixels, ids, 0)
+        self.compute = compute
+        return {
+            "images": len(pixels),
+            "argmax": float((reduced.argmax(1) == full.argmax(1)).mean()),
+            "log_softmax": float(np.abs(reduced - full).max()),
+        }
