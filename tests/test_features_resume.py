@@ -219,7 +219,7 @@ def test_the_disk_fills_up(small_disk):
 
 def test_a_disk_with_too_little_room_is_refused_before_the_start(small_disk):
     layout = Layout(1, 2000, ((64, 8, 8),), 10)
-    with pytest.raises(CalexError, match=r"needs 0\.01\d+ GB more and the disk has .* make room"):
+    with pytest.raises(CalexError, match=r"needs 1\d\.\d MB more and the disk has .* make room"):
         dump(small_disk / "features", layout)
     assert list((small_disk / "features").iterdir()) == []
     dump(small_disk / "features", SMALL)

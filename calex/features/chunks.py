@@ -87,13 +87,15 @@ def read(path: Path, entry: Entry, buffer: np.ndarray | None = None) -> np.ndarr
 
 
 def mapped(path: Path, entry: Entry) -> np.ndarray:
-    """As `read`, but the payload lies in the page cache, shared by every process that maps it, and is read-only."""
+    """As `read`, but the payload lies in the page cache, shared by every process that maps it."""
+    import torch  # whose maps, unlike Python's, hold no file open: a store may have more chunks than a process may files
+
     with opened(path) as handle:
-        if os.fstat(handle.fileno()).st_size != entry.bytes:
-            check(path, entry, os.fstat(handle.fileno()).st_size, 0, b"")
-        data = np.asarray(np.memmap(handle, np.uint8, mode="r"))  # plain, the subclass slows indexing
+        size = os.fstat(handle.fileno()).st_size
+    data = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8).numpy() if size else np.empty(0, np.uint8)
+    data.flags.writeable = False
     payload, tail = data[:-CRC_BYTES], data[-CRC_BYTES:]
-    check(path, entry, data.nbytes, google_crc32c.value(payload), tail.tobytes())
+    check(path, entry, size, google_crc32c.value(payload), tail.tobytes())
     return payload
 
 

@@ -133,3 +133,8 @@ def key(name: str, view: int = 0, chunk: int = 0) -> str:
     """The path of a chunk inside the store; one flat folder an array."""
     trailing = {"labels": "0", "index": "0", "log_softmax": f"{view}.{chunk}.0"}
     return f"{name}/c.{trailing.get(name, f'{view}.{chunk}.0.0.0')}"
+
+
+def amount(size: float) -> str:
+    """Bytes for people: 25.1 MB, 8.26 GB."""
+    return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"

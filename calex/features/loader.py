@@ -75,13 +75,8 @@ class Loader:
         drop_last: bool = False,
         pool_bytes: int = POOL_BYTES,
     ):
-        self.store, self.names, self.batch_size, self.seed = (
-            store,
-            [f"tap{k}" for k in taps] + ["log_softmax"],
-            batch_size,
-            seed,
-        )
-        self.device, self.drop_last = torch.device(device), drop_last
+        self.store, self.names = store, [*(f"tap{k}" for k in taps), "log_softmax"]
+        self.batch_size, self.seed, self.drop_last, self.device = batch_size, seed, drop_last, torch.device(device)
         self.labels = torch.from_numpy(store.labels).to(self.device)
         group = sum(store.arrays[name].chunk_bytes for name in self.names)
         self.pool_chunks = max(2, pool_bytes // group)

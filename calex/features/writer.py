@@ -1,7 +1,7 @@
 """Writing a feature store: resumable, guarded, and under its final name only when it is whole.
 
 A dump works in `.{split}.zarr.{fingerprint}.partial`, where each chunk is journaled with its checksum once its file
-is whole; a dump that was killed, however, goes on from there. Nothing needs an fsync for that: a resume takes up a
+is whole; a dump that was killed, by whatever, goes on from there. Nothing needs an fsync for that: a resume takes up a
 chunk only if the file still has the journaled checksum.
 """
 
@@ -26,10 +26,10 @@ import numpy as np
 from calex.errors import CalexError
 from calex.features import chunks
 from calex.features.chunks import Entry
-from calex.features.layout import Layout, key
+from calex.features.layout import Layout, amount, key
 from calex.features.store import FORMAT, check_files, checksum, described
 from calex.files import canonical_json, read_json, replacing, sha256, write_json
-from calex.progress import say
+from calex.progress import say, track
 
 MARGIN = 1.02  # of the predicted size: what a file system needs for itself
 
@@ -98,7 +98,7 @@ class Dump:
             os.replace(self.final, self.store)  # killed between its last two steps
         self.entries = resumed(self.store, self.journal)
         done, size = sum(entry.bytes for entry in self.entries.values()), self.layout.bytes
-        say(f"{self.final}: {size / 1e9:.3g} GB" + (f", {done / 1e9:.3g} GB of it done before" if done else ""))
+        say(f"{self.final}: {amount(size)}" + (f", {amount(done)} of it done before" if done else ""))
         self._refuse_without_room(int(size * MARGIN) - done)
         if not self.entries:
             shutil.rmtree(self.partial, ignore_errors=True)
@@ -120,8 +120,7 @@ class Dump:
             removable = [str(path) for path in (self.final, *self._leftovers()) if path.exists() and path != self.partial]
             remedy = f"delete {' or '.join(removable)}" if removable else "make room, cache fewer views, or set `codec: zstd`"
             raise CalexError(
-                f"{self.folder}: the {self.split} store needs {needed / 1e9:.3g} GB more and the disk has {free / 1e9:.3g} GB; "
-                f"{remedy}"
+                f"{self.folder}: the {self.split} store needs {amount(needed)} more and the disk has {amount(free)}; {remedy}"
             )
 
     def _leftovers(self) -> Iterator[Path]:
@@ -259,8 +258,11 @@ def write_journal(path: Path, entries: dict[str, Entry]) -> None:
 
 def resumed(store: Path, journal: Path) -> dict[str, Entry]:
     """The journaled chunks whose files still have the journaled checksum."""
-    found = {}
-    for line in journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []:
+    found: dict[str, Entry] = {}
+    if not journal.exists():
+        return found
+    lines = journal.read_text(encoding="utf-8").splitlines()
+    for line in track(lines, f"{store.parent}: check what is there", len(lines), "chunk"):
         try:
             where, *entry = json.loads(line)
         except ValueError:  # it was being written when the dump was killed
