@@ -27,6 +27,7 @@ VERBS = (
     "report",
     "inspect",
     "verify",
+    "benchmark",
 )
 
 

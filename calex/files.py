@@ -9,11 +9,14 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from calex.errors import CalexError
+
+if TYPE_CHECKING:
+    import polars
 
 
 @contextmanager
@@ -72,6 +75,17 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
             return {name: archive[name] for name in archive.files}
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise CalexError(f"{path}: damaged ({error}); delete it and rerun the step that makes it") from None
+
+
+def read_parquet(path: str | Path) -> polars.DataFrame:
+    import polars  # here, because most steps never read a table
+
+    try:
+        return polars.read_parquet(path)
+    except polars.exceptions.PolarsError as error:
+        raise CalexError(
+            f"{path}: damaged ({str(error).splitlines()[0]}); delete it and rerun the step that makes it"
+        ) from None
 
 
 def write_npy(path: str | Path, array: np.ndarray) -> None:

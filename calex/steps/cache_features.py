@@ -7,14 +7,13 @@ order. A dump that was stopped goes on from its last whole chunk.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 import zarr
 
-from calex import __version__, backbones, devices, images
+from calex import __version__, backbones, devices, images, settings
 from calex.errors import CalexError
 from calex.features.forward import AGREEMENT_IMAGES, Forward, resolved
 from calex.features.layout import Layout
@@ -34,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the folder of stores to write into")
     parser.add_argument(
         "--settings",
-        type=json.loads,
+        type=settings.parse,
         required=True,
         help='JSON: {"views", "precision", "codec", "compute", "batch_size", "order_seed"}; config/README.md explains each key',
     )

@@ -7,13 +7,12 @@ without it: with these, validation images are judged by thresholds that never sa
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from calex import exits, plugins
+from calex import exits, plugins, settings
 from calex.calibration import folds
 from calex.files import canonical_json, replacing
 from calex.progress import say
@@ -22,13 +21,16 @@ from calex.progress import say
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exits", type=Path, nargs="+", required=True, help="exits1.npz … of every branch, in order")
     parser.add_argument(
-        "--settings", type=json.loads, required=True, help='JSON: {"policy": {"name": "cpm", …}, "score", "correct", "folds"}'
+        "--settings",
+        type=settings.parse,
+        required=True,
+        help='JSON: {"policy": {"name": "cpm", …}, "score", "correct", "folds"}',
     )
     parser.add_argument("--out", type=Path, required=True, help="the thresholds to write (.parquet)")
 
 
 def run(args: argparse.Namespace) -> None:
-    chosen = args.settings
+    chosen = settings.completed(args.settings, policy="policies")
     validation = exits.read(args.exits, "val", chosen["score"])
     policy, options = plugins.load("policies", chosen["policy"]["name"]), plugins.options_of(chosen["policy"])
     swept = policy.parameters(**options)

@@ -7,26 +7,25 @@ Without thresholds it is the oracle that is evaluated: each image leaves at the 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from calex import cascade, evaluation, exits
+from calex import cascade, evaluation, exits, settings
 from calex.calibration import folds
 from calex.errors import CalexError
-from calex.files import replacing, write_npz
+from calex.files import read_parquet, replacing, write_npz
 from calex.progress import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exits", type=Path, nargs="+", required=True, help="exits1.npz … of every branch, in order")
     parser.add_argument("--thresholds", type=Path, help="{policy}.thresholds.parquet; without it the oracle is evaluated")
-    parser.add_argument("--settings", type=json.loads, required=True, help='JSON: {"score", "correct", "folds"}')
+    parser.add_argument("--settings", type=settings.parse, required=True, help='JSON: {"score", "correct", "folds"}')
     parser.add_argument(
         "--key",
-        type=json.loads,
+        type=settings.parse,
         required=True,
         help='JSON: {"dataset", "backbone", "method", "variant", "policy", "seed"}, for the rows',
     )
@@ -35,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def table(path: Path, branches: int, classes: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Folds (F,), thresholds (F, P, K, C) and each point's parameters, from a thresholds file."""
-    frame = pl.read_parquet(path).sort("fold", "point", "branch", "class")
+    frame = read_parquet(path).sort("fold", "point", "branch", "class")
     assigned = frame["fold"].unique().sort().to_numpy()
     points = frame.unique("point").sort("point")
     shape = (len(assigned), len(points), branches, classes)

@@ -6,11 +6,10 @@ Needs shapes only, no weights: a tap that does not exist is found before anythin
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 
-from calex import backbones, images
+from calex import backbones, images, settings
 from calex.files import write_json
 from calex.progress import say
 
@@ -19,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", type=Path, required=True, help="the dataset file (images.npz), for its number of classes")
     parser.add_argument(
         "--settings",
-        type=json.loads,
+        type=settings.parse,
         required=True,
         help='JSON: {"network": "resnet18", "stem": "cifar", "input_size": 32, "taps": ["layer1", …], "pool": 8}',
     )

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import platform
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from calex import __version__, pareto
+from calex import __version__, pareto, settings
 from calex.errors import CalexError
 from calex.evaluation import SCHEMA
-from calex.files import read_json, read_npz, replacing, write_json
+from calex.files import read_json, read_npz, read_parquet, replacing, write_json
 from calex.progress import say
 
 
@@ -34,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--exits", type=Path, nargs="+", required=True, help="one exits1.npz of each backbone, in the same order"
     )
-    parser.add_argument("--settings", type=json.loads, required=True, help="JSON: the dataset's name and its resolved config")
+    parser.add_argument(
+        "--settings", type=settings.parse, required=True, help="JSON: the dataset's name and its resolved config"
+    )
     parser.add_argument("--out", type=Path, required=True, help="the table to write (.parquet)")
     parser.add_argument("--run", type=Path, required=True, help="the description of the run to write (.json)")
 
@@ -57,7 +58,7 @@ def backbone_rows(dataset: str, backbone: str, exits: Path, branches: int) -> pl
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
-def description(settings: dict[str, Any], folders: list[Path]) -> dict[str, Any]:
+def description(chosen: dict[str, Any], folders: list[Path]) -> dict[str, Any]:
     """What was run, for people: only values that the same run gives again."""
     backbones: dict[str, Any] = {}
     fingerprints: dict[str, str] = {}
@@ -83,16 +84,16 @@ def description(settings: dict[str, Any], folders: list[Path]) -> dict[str, Any]
         }
     versions |= {name: importlib.metadata.version(name) for name in ("numpy", "polars", "altair", "scikit-learn")}
     return {
-        "dataset": settings["name"],
-        "seeds": settings["config"]["seeds"],
+        "dataset": chosen["name"],
+        "seeds": chosen["config"]["seeds"],
         "versions": versions | {"calex": __version__, "python": platform.python_version()},
         "hardware": {"cpu": ", ".join(sorted(cpus)) or None, "gpu": ", ".join(sorted(gpus)) or None},
         "fingerprints": {"dataset": read_json(folders[0] / "backbone.json")["dataset"], "backbones": fingerprints},
         "splits": splits,
         "backbones": backbones,
-        "config": settings["config"],
-        "tried_settings": settings["tried_settings"],
-        "command": f"snakemake --cores all results/pareto_{settings['name']}.html",
+        "config": chosen["config"],
+        "tried_settings": chosen["tried_settings"],
+        "command": f"snakemake --cores all results/pareto_{chosen['name']}.html",
     }
 
 
@@ -105,7 +106,7 @@ def run(args: argparse.Namespace) -> None:
         backbone_rows(args.settings["name"], folder.name, exits, len(read_json(folder / "taps.json")["taps"]))
         for folder, exits in zip(args.backbones, args.exits, strict=True)
     ]
-    points = pareto.mark_fronts(pl.concat([*plain, *(pl.read_parquet(path) for path in args.points)]))
+    points = pareto.mark_fronts(pl.concat([*plain, *(read_parquet(path) for path in args.points)]))
     with replacing(args.out) as partial:
         points.write_parquet(partial)
     write_json(args.run, description(args.settings, args.backbones))

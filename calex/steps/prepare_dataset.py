@@ -7,17 +7,18 @@ that every later file carries. The source is a plugin (a file in calex/datasets)
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 
-from calex import images, plugins
+from calex import images, plugins, settings
 from calex.progress import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--source", type=json.loads, required=True, help='the source and its options, JSON: {"name": "digits"}')
+    parser.add_argument(
+        "--source", type=settings.parse, required=True, help='the source and its options, JSON: {"name": "digits"}'
+    )
     parser.add_argument("--resources", type=Path, required=True, help="folder for downloads, as they came")
     parser.add_argument("--out", type=Path, required=True, help="the dataset file to write (.npz)")
 

@@ -7,13 +7,12 @@ end. A checkpoint is checked tensor by tensor instead, and nothing is trained.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from calex import backbones, devices, flops, images, training
+from calex import backbones, devices, flops, images, settings, training
 from calex.errors import CalexError
 from calex.files import replacing, sha256, write_json
 from calex.progress import say
@@ -24,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", type=Path, required=True, help="the dataset file (images.npz)")
     parser.add_argument(
         "--settings",
-        type=json.loads,
+        type=settings.parse,
         required=True,
         help='JSON: {"network", "stem", "input_size", "augment": {"shift", "flip"}, "normalisation", "training": {…}, '
         '"seed", "trained_on"}; config/README.md explains each key',

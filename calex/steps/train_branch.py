@@ -7,14 +7,13 @@ start from it.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from calex import branches, devices, images, plugins
+from calex import branches, devices, images, plugins, settings
 from calex.errors import CalexError
 from calex.features.loader import Loader
 from calex.features.store import open_store
@@ -30,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, required=True, help="of the initial weights and the order of images")
     parser.add_argument(
-        "--settings", type=json.loads, required=True,
+        "--settings", type=settings.parse, required=True,
         help='JSON: {"recipe": {…}, "head": {…}, "target": {…}, "shared_core": false, "correct": "label", "memory_mb": 2048}; '
         "features up to memory_mb are kept in memory, larger ones streamed",
     )  # fmt: skip
@@ -39,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    chosen, k = args.settings, args.branch
+    chosen = settings.completed(args.settings, recipe="recipes", head="heads", target="targets")
+    k = args.branch
     device = devices.claim(args.device, args.threads)
     stores = {split: open_store(args.features, split) for split in images.SPLITS}
     origins = {store.provenance["backbone_fingerprint"] for store in stores.values()}

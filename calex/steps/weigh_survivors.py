@@ -7,12 +7,11 @@ them on validation at the training margin and multiplies the chances to stay.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
 
-from calex import exits, plugins
+from calex import exits, plugins, settings
 from calex.files import write_npy
 from calex.progress import say
 from calex.survivors import effective_sample_size
@@ -24,13 +23,16 @@ FEW = 0.05
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exits", type=Path, nargs="+", required=True, help="exits1.npz … of every earlier branch, in order")
     parser.add_argument(
-        "--settings", type=json.loads, required=True, help='JSON: {"weighting": {"name": "survivors", …}, "score", "correct"}'
+        "--settings",
+        type=settings.parse,
+        required=True,
+        help='JSON: {"weighting": {"name": "survivors", …}, "score", "correct"}',
     )
     parser.add_argument("--out", type=Path, required=True, help="the weights to write (.npy, (V, N) float64)")
 
 
 def run(args: argparse.Namespace) -> None:
-    chosen = args.settings
+    chosen = settings.completed(args.settings, weighting="weightings")
     weighting, options = plugins.load("weightings", chosen["weighting"]["name"]), plugins.options_of(chosen["weighting"])
     validation = exits.read(args.exits, "val", chosen["score"])
     training = [exits.read(args.exits, "train", chosen["score"], view) for view in range(exits.views(args.exits[0], "train"))]

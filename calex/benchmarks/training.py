@@ -1,0 +1,82 @@
+"""How much faster is an epoch of branch training from the cache than one that runs the frozen backbone again?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from calex import backbones
+from calex.benchmarks import Row, in_turn, row
+from calex.benchmarks.dump import BATCH, CLASSES, POOL, TAPS, TRANSFORM, dump, made_up, prepared
+from calex.branches import Branch
+from calex.features.forward import COMPUTE
+from calex.features.layout import Layout
+from calex.features.loader import Batch, Loader
+from calex.features.store import open_store
+from calex.recipes import branchwise
+from calex.transform import to_input
+
+# stem, images, least speed-up of branch 1 in float32.
+CASES = (("imagenet", 8192, 10.0), ("cifar", 1024, 40.0))
+HEAD = {"name": "prototype", "prototypes": 32, "temperature": 1.0, "assignment": "softmax"}
+TARGET = {"name": "kl", "temperature": 4.0}
+RECIPE = {"epochs": 1, "batch_size": BATCH, "learning_rate": 0.001, "weight_decay": 0.0}
+
+
+class Recomputing:
+    """The loader that most code has: images through the frozen backbone, every epoch anew."""
+
+    def __init__(
+        self, model: torch.nn.Module, images: np.ndarray, labels: np.ndarray, tap: str, compute: str, device: torch.device
+    ):
+        self.model, self.images, self.tap, self.compute, self.device = model, images, tap, COMPUTE[compute], device
+        self.labels = torch.from_numpy(labels).to(device)
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // BATCH)
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        order = np.random.default_rng(number).permutation(len(self.images))
+        with backbones.tapping(self.model, [self.tap], POOL) as caught:
+            for start in range(0, len(order), BATCH):
+                rows = order[start : start + BATCH]
+                inputs = to_input(self.images[rows], **TRANSFORM, device=self.device)  # type: ignore[arg-type]
+                with torch.no_grad(), torch.autocast(self.device.type, self.compute, enabled=self.compute is not None):
+                    logits = self.model(inputs.contiguous(memory_format=torch.channels_last))
+                position = torch.from_numpy(rows).to(self.device)
+                view = torch.zeros_like(position)
+                yield Batch([caught[0]], logits.float().log_softmax(1), self.labels[position], position, view)
+
+
+def measure(folder: Path, repeats: int, threads: int, device: torch.device) -> list[Row]:
+    """Epochs that recompute over epochs from the cache, ResNet18, the prototype head."""
+    rows = []
+    for stem, count, least in CASES:
+        images, labels, index = made_up(count)
+        model, layout = prepared("resnet18", stem, count, device)
+        dump(folder / stem, model, layout, images, labels, index, device)
+        store = open_store(folder / stem, "train")
+        for k in range(len(TAPS)):
+            cached = Loader(store, [k], BATCH, seed=0, device=device)
+            for compute in ("float32", "bfloat16"):
+                recomputed = Recomputing(model, images, labels, TAPS[k], compute, device)
+                slow, fast = in_turn(
+                    partial(epoch, recomputed, layout, k, device), partial(epoch, cached, layout, k, device), repeats
+                )
+                limit = least if k == 0 and compute == "float32" else None
+                detail = f"{count / np.median(fast):.0f} images/s cached, {count / np.median(slow):.0f} images/s recomputed"
+                name = f"recomputed / cached epoch, branch {k + 1}, {stem} stem, backbone in {compute}"
+                rows.append(row(name, slow, fast, limit, False, detail))
+    return rows
+
+
+def epoch(loader: Loader | Recomputing, layout: Layout, k: int, device: torch.device) -> None:
+    """One epoch of a fresh branch k, as `train-branch` trains it."""
+    torch.manual_seed(0)
+    branch = Branch(HEAD, layout.taps[k], CLASSES, shared_core=False)
+    weights = np.ones((1, layout.images))
+    branchwise.train(branch, loader, weights, TARGET, RECIPE, "label", device, f"branch {k + 1}")
