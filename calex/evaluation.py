@@ -2,32 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import polars as pl
 
 from calex import cascade
 from calex.exits import Exits
-
-SCHEMA: dict[str, Any] = {
-    "dataset": pl.String,
-    "backbone": pl.String,
-    "method": pl.String,
-    "variant": pl.String,
-    "policy": pl.String,
-    "seed": pl.Int64,
-    "point": pl.Int64,
-    "parameters": pl.String,
-    "split": pl.String,
-    "n": pl.Int64,
-    "accuracy": pl.Float64,
-    "agreement": pl.Float64,
-    "flops": pl.Float64,
-    "flops_fraction": pl.Float64,
-    "flops_fraction_exit_only": pl.Float64,
-    "exit_share": pl.List(pl.Float64),
-}
+from calex.points import SCHEMA
 
 
 def measure(exits: Exits, taken: np.ndarray) -> pl.DataFrame:

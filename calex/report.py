@@ -21,28 +21,9 @@ from calex.chart import chart, real, spec, styles
 from calex.errors import CalexError
 from calex.headline import headline, listed, percent, tied
 from calex.pareto import POINT, area, at_budgets, fronts, over_seeds
+from calex.points import MARKED
 
 BUDGETS = (0.7, 0.6, 0.5, 0.4, 0.3)
-
-COLUMNS = {
-    "dataset": pl.String,
-    "backbone": pl.String,
-    "method": pl.String,
-    "variant": pl.String,
-    "policy": pl.String,
-    "seed": pl.Int64,
-    "point": pl.Int64,
-    "parameters": pl.String,
-    "split": pl.String,
-    "n": pl.Int64,
-    "accuracy": pl.Float64,
-    "agreement": pl.Float64,
-    "flops": pl.Float64,
-    "flops_fraction": pl.Float64,
-    "flops_fraction_exit_only": pl.Float64,
-    "exit_share": pl.List(pl.Float64),
-    "on_front": pl.Boolean,
-}
 
 
 @dataclass(frozen=True)
@@ -61,10 +42,10 @@ def read_points(path: str | Path) -> pl.DataFrame:
         points = pl.read_parquet(path)
     except pl.exceptions.PolarsError as error:
         raise CalexError(f"{path}: not a readable Parquet file ({_first_line(error)}); rerun the step `pareto`") from None
-    if missing := [name for name in COLUMNS if name not in points.columns]:
+    if missing := [name for name in MARKED if name not in points.columns]:
         raise CalexError(f"{path}: no column {listed(missing)}; this is not a table of operating points as `pareto` writes it")
     try:
-        points = points.select(COLUMNS.keys()).cast(COLUMNS)  # type: ignore[arg-type]
+        points = points.select(MARKED.keys()).cast(MARKED)  # type: ignore[arg-type]
     except pl.exceptions.PolarsError as error:
         raise CalexError(f"{path}: a column has the wrong type ({_first_line(error)}); rerun the step `pareto`") from None
     check(points, str(path))

@@ -15,9 +15,9 @@ import zarr
 from conftest import REPOSITORY, run_snakemake
 
 from calex import backbones, images
-from calex.evaluation import SCHEMA
 from calex.features.store import open_store, verify
 from calex.files import read_json, sha256
+from calex.points import MARKED
 from calex.transform import to_input
 
 REPORT = "results/pareto_digits.html"
@@ -116,7 +116,7 @@ def test_the_number_of_cores_changes_no_bit(tiny: Path, tmp_path: Path) -> None:
 
 def test_points_follow_the_schema_and_span_the_whole_range(tiny: Path) -> None:
     points = pl.read_parquet(tiny / "results/points_digits.parquet")
-    assert points.schema == pl.Schema(SCHEMA | {"on_front": pl.Boolean})
+    assert points.schema == pl.Schema(MARKED)
     key = ["dataset", "backbone", "method", "variant", "policy", "seed", "point", "split"]
     assert points.select(key).is_duplicated().sum() == 0
     assert points.null_count().sum_horizontal().item() == 0

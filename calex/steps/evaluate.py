@@ -16,6 +16,7 @@ from calex import cascade, evaluation, exits, settings
 from calex.calibration import folds
 from calex.errors import CalexError
 from calex.files import read_parquet, replacing, write_npz
+from calex.points import SCHEMA
 from calex.progress import say
 
 
@@ -59,13 +60,13 @@ def run(args: argparse.Namespace) -> None:
         }
     rows = [
         evaluation.measure(splits[split], taken[split]).with_columns(
-            *(pl.lit(value, evaluation.SCHEMA[name]).alias(name) for name, value in args.key.items()),
+            *(pl.lit(value, SCHEMA[name]).alias(name) for name, value in args.key.items()),
             parameters=pl.Series(parameters),
             split=pl.lit(split),
         )
         for split in ("val", "test")
     ]
-    points = pl.concat(rows).select(*evaluation.SCHEMA)
+    points = pl.concat(rows).select(*SCHEMA)
     with replacing(args.out) as partial:
         points.write_parquet(partial)
     write_npz(args.out.with_name(args.out.name.replace(".points.parquet", ".exits.npz")), {"exit": taken["test"]})

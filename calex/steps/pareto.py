@@ -16,8 +16,8 @@ import polars as pl
 
 from calex import __version__, pareto, settings
 from calex.errors import CalexError
-from calex.evaluation import SCHEMA
 from calex.files import read_json, read_npz, read_parquet, replacing, write_json
+from calex.points import SCHEMA
 from calex.progress import say
 
 
