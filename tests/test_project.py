@@ -96,7 +96,15 @@ def test_what_follows_the_branches_never_imports_torch(verb: str) -> None:
     ("arguments", "said"),
     [
         (
-            ["calibrate", "--exits", "no/such.npz", "--settings", '{"score":"margin"}', "--out", "x.parquet"],
+            [
+                "calibrate",
+                "--exits",
+                "no/such.npz",
+                "--settings",
+                '{"policy":{"name":"cpm"},"score":"margin"}',
+                "--out",
+                "x.parquet",
+            ],
             "no/such.npz: No such file",
         ),
         (["verify", "no/such.zarr"], "no/such"),
