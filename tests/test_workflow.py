@@ -101,6 +101,29 @@ def test_a_changed_policy_retrains_no_branch(tiny: Path, tmp_path: Path) -> None
     assert jobs == {"calibrate": 1, "evaluate": 1, "pareto": 1, "report": 1}
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value"), [("datasets.digits", "input_size", 16), ("backbones.resnet18", "network", "resnet34")]
+)
+def test_another_network_or_size_trains_another_backbone(
+    tiny: Path, tmp_path: Path, section: str, key: str, value: object
+) -> None:
+    config = yaml.safe_load((REPOSITORY / "tests/tiny.yaml").read_text())
+    group, name = section.split(".")
+    config[group][name][key] = value
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    jobs = planned(run_snakemake(tiny, REPORT, "-n", config=tmp_path / "config.yaml").stdout)
+    assert jobs["train_backbone"] == 1 and jobs["measure_taps"] == 1 and jobs["cache_features"] == 3
+    assert "prepare_dataset" not in jobs
+
+
+def test_other_taps_need_no_other_backbone(tiny: Path, tmp_path: Path) -> None:
+    config = yaml.safe_load((REPOSITORY / "tests/tiny.yaml").read_text())
+    config["backbones"]["resnet18"]["taps"] = ["layer2", "layer3"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    jobs = planned(run_snakemake(tiny, REPORT, "-n", config=tmp_path / "config.yaml").stdout)
+    assert "train_backbone" not in jobs and jobs["cache_features"] == 3
+
+
 def test_the_number_of_cores_changes_no_bit(tiny: Path, tmp_path: Path) -> None:
     done = run_snakemake(tmp_path, REPORT, "--cores", "1")
     assert done.returncode == 0, done.stderr[-4000:]

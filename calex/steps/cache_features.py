@@ -18,7 +18,7 @@ from calex.errors import CalexError
 from calex.features.forward import AGREEMENT_IMAGES, Forward, resolved
 from calex.features.layout import Layout
 from calex.features.writer import Dump
-from calex.files import read_json
+from calex.files import read_json, sha256
 from calex.progress import say, track
 from calex.vision import torchvision
 
@@ -47,6 +47,13 @@ def run(args: argparse.Namespace) -> None:
     about, measured = read_json(args.backbone.with_suffix(".json")), read_json(args.taps)
     if about["dataset"] != dataset.fingerprint:
         raise CalexError(f"{args.backbone}: trained on another version of {args.dataset}; rerun train-backbone")
+    if about["fingerprint"] != sha256(args.backbone.read_bytes()):
+        raise CalexError(
+            f"{args.backbone}: not the weights that {args.backbone.with_suffix('.json')} describes; rerun train-backbone"
+        )
+    trained = (about["network"], about["stem"], about["transform"]["size"])
+    if trained != (measured["network"], measured["stem"], measured["input_size"]):
+        raise CalexError(f"{args.taps}: measured on another network, stem or input size than {args.backbone}; rerun both")
     model = backbones.build(about["network"], about["stem"], about["classes"])
     backbones.load_weights(model, backbones.read_weights(args.backbone), args.backbone)
     backbones.freeze(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -92,7 +92,6 @@ def description(chosen: dict[str, Any], folders: list[Path]) -> dict[str, Any]:
         "splits": splits,
         "backbones": backbones,
         "config": chosen["config"],
-        "tried_settings": chosen["tried_settings"],
         "command": f"snakemake --cores all results/pareto_{chosen['name']}.html",
     }
 

@@ -169,5 +169,4 @@ def run_of(wildcards):
             "policies": {name: config["policies"][name] for name in sorted(policies)},
             "evaluation": config["evaluation"],
         },
-        "tried_settings": {method: 1 for method in entry["methods"]},
     }

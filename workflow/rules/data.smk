@@ -34,6 +34,9 @@ rule measure_taps:
         "logs/{dataset}/{backbone}/taps.log",
     benchmark:
         "benchmarks/{dataset}/{backbone}/taps.tsv"
+    # First in line: a tap that does not exist is found before hours of training. No edge to train_backbone says
+    # so, because other taps need no other backbone.
+    priority: 100
     conda:
         "../../environment.yml"
     threads: 1
@@ -53,8 +56,6 @@ rule measure_taps:
 rule train_backbone:
     input:
         dataset="results/{dataset}/images.npz",
-        # A tap that does not exist is found before hours of training; other taps need no other backbone.
-        taps=ancient("results/{dataset}/{backbone}/taps.json"),
         checkpoint=lambda w: config["backbones"][w.backbone]["checkpoint"] or [],
     output:
         weights="results/{dataset}/{backbone}/backbone.safetensors",
