@@ -9,16 +9,21 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
-from calex import plugins
+from calex import plan, plugins
 from calex.errors import CalexError, suggestion
 from calex.scores import SCORES
+
+# Which kind of plugin each block of a method names.
+METHOD = {"recipe": "recipes", "head": "heads", "target": "targets", "weighting": "weightings"}
 
 # Names that mean something else in tables and file names.
 RESERVED = {"methods": {"backbone"}, "policies": {"oracle", "none"}}
 
 
 def validated(config: dict[str, Any], schema: dict[str, Any], where: str) -> dict[str, Any]:
-    """The config with every default present. `where` names it in errors (the path of its file).
+    """The config with every default present, and each method as its policies and its variants (`plan.variants`).
+
+    `where` names it in errors (the path of its file).
 
     Raises CalexError for a key, a value or a name that does not fit, and for a checkpoint file that is not there.
     """
@@ -104,10 +109,14 @@ def _check_names(config: dict[str, Any]) -> None:
             )
     for name, method in config["methods"].items():
         where = f"methods.{name}"
-        for key, kind in (("recipe", "recipes"), ("head", "heads"), ("target", "targets"), ("weighting", "weightings")):
-            method[key] = plugins.complete(kind, method[key], f"{where}.{key}")
-        _known(method["score"], SCORES, f"{where}.score")
         for entry in method["policies"]:
             _known(entry, config["policies"], f"{where}.policies")
+        variants = plan.variants(method, where)
+        for variant in variants.values():
+            for key, kind in METHOD.items():
+                variant[key] = plugins.complete(kind, variant[key], f"{where}.{key}")
+            _known(variant["score"], SCORES, f"{where}.score")
+            _known(variant["correct"], ("label", "backbone"), f"{where}.correct")
+        config["methods"][name] = {"policies": method["policies"], "variants": variants}
     for name, policy in config["policies"].items():
         config["policies"][name] = plugins.complete("policies", policy, f"policies.{name}")

@@ -26,8 +26,8 @@ def checked(content: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_shipped_config_is_valid_and_complete() -> None:
     full = config.load(REPOSITORY / "config/config.yaml", SCHEMA)
-    assert full["methods"]["calexnet"]["target"] == {"name": "kl", "temperature": 4.0}
-    assert full["methods"]["reference"]["weighting"] == {"name": "uniform"}
+    assert full["methods"]["calexnet"]["variants"]["default"]["target"] == {"name": "kl", "temperature": 4.0}
+    assert full["methods"]["reference"]["variants"]["default"]["weighting"] == {"name": "uniform"}
     assert full["threads"] == {"train_backbone": 2, "cache_features": 2, "train_branch": 1}
     assert full["datasets"]["digits"]["training"]["momentum"] == 0.9
     assert full["policies"]["cpm_full"] == {"name": "cpm", "population": "all", "min_support": 5, "steps": 40}

@@ -14,35 +14,27 @@ from typing import Any
 
 import polars as pl
 
-from calex import __version__, pareto, settings
-from calex.errors import CalexError
+from calex import __version__, pareto, plan, settings
 from calex.files import read_json, read_npz, read_parquet, replacing, write_json
 from calex.points import SCHEMA
 from calex.progress import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--points", type=Path, nargs="+", required=True, help="every {policy}.points.parquet")
+    parser.add_argument("--results", type=Path, required=True, help="the folder of all results, with what was evaluated in it")
     parser.add_argument(
-        "--backbones",
-        type=Path,
-        nargs="+",
+        "--settings",
+        type=settings.parse,
         required=True,
-        help="folders of the backbones (backbone.json, taps.json, features/)",
-    )
-    parser.add_argument(
-        "--exits", type=Path, nargs="+", required=True, help="one exits1.npz of each backbone, in the same order"
-    )
-    parser.add_argument(
-        "--settings", type=settings.parse, required=True, help="JSON: the dataset's name and its resolved config"
+        help="JSON: the dataset's name and its resolved config, which says what to gather",
     )
     parser.add_argument("--out", type=Path, required=True, help="the table to write (.parquet)")
     parser.add_argument("--run", type=Path, required=True, help="the description of the run to write (.json)")
 
 
-def backbone_rows(dataset: str, backbone: str, exits: Path, branches: int) -> pl.DataFrame:
+def backbone_rows(dataset: str, backbone: str, exits: Path, folder: Path) -> pl.DataFrame:
     """The plain backbone as an operating point of its own: one row for val, one for test."""
-    said = read_npz(exits)
+    said, branches = read_npz(exits), len(read_json(folder / "taps.json")["taps"])
     flops = float(said["flops_backbone"])
     rows = []
     for split in ("val", "test"):
@@ -97,16 +89,16 @@ def description(chosen: dict[str, Any], folders: list[Path]) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> None:
-    if len(args.exits) != len(args.backbones):
-        raise CalexError(
-            f"--exits: {len(args.exits)} files for {len(args.backbones)} backbones; give one each, in the same order"
-        )
+    name, config = args.settings["name"], args.settings["config"]
+    backbones = {cascade.backbone: cascade for cascade in reversed(plan.cascades(config, name))}
     plain = [
-        backbone_rows(args.settings["name"], folder.name, exits, len(read_json(folder / "taps.json")["taps"]))
-        for folder, exits in zip(args.backbones, args.exits, strict=True)
+        backbone_rows(name, backbone, args.results / backbones[backbone].folder / "exits1.npz", args.results / name / backbone)
+        for backbone in config["datasets"][name]["backbones"]
     ]
-    points = pareto.mark_fronts(pl.concat([*plain, *(read_parquet(path) for path in args.points)]))
+    swept = [read_parquet(args.results / path) for path in plan.points(config, name)]
+    points = pareto.mark_fronts(pl.concat([*plain, *swept]))
     with replacing(args.out) as partial:
         points.write_parquet(partial)
-    write_json(args.run, description(args.settings, args.backbones))
-    say(f"pareto {args.settings['name']}: {len(points)} rows, {points['on_front'].sum()} on a front")
+    folders = [args.results / name / backbone for backbone in config["datasets"][name]["backbones"]]
+    write_json(args.run, description(args.settings, folders))
+    say(f"pareto {name}: {len(points)} rows, {points['on_front'].sum()} on a front")

@@ -9,7 +9,7 @@ rule train_branch:
         manifests=expand("results/{{dataset}}/{{backbone}}/features/{split}.json", split=SPLITS),
         stores=ancient(expand("results/{{dataset}}/{{backbone}}/features/{split}.zarr", split=SPLITS)),
         weights=branch(
-            lambda w: looks_back(w.method) and int(w.k) > 1,
+            lambda w: looks_back(w) and int(w.k) > 1,
             then=f"{CASCADE}/weights{{k}}.npy",
             otherwise=[],
         ),

@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from calex import plugins, sources
+from calex import plan, plugins, sources
 from calex.config import read_yaml, validated
 from calex.errors import CalexError, suggestion
 from calex.files import canonical_json
@@ -68,7 +68,7 @@ def settings_of(rule_name, wildcards):
     """The config that one job's result depends on, and nothing else."""
     dataset = config["datasets"].get(wildcards.get("dataset"), {})
     backbone = config["backbones"].get(wildcards.get("backbone"), {})
-    method = config["methods"].get(wildcards.get("method"), {})
+    method = config["methods"].get(wildcards.get("method"), {}).get("variants", {}).get(wildcards.get("variant"), {})
     features = config["features"]
 
     def part(block, *keys):
@@ -109,31 +109,10 @@ def source_hashes(rule_name):
     return lambda wildcards: sources.of_step(rule_name, settings_of(rule_name, wildcards))
 
 
-def looks_back(method):
+def looks_back(wildcards):
     """Does a method's weighting need the branches before? Then its branches train one after the other."""
-    name = config["methods"][method]["weighting"]["name"]
+    name = config["methods"][wildcards.method]["variants"][wildcards.variant]["weighting"]["name"]
     return plugins.constants(plugins.source("weightings", name))["SEQUENTIAL"]
-
-
-def cascades(dataset):
-    """The folder of every trained cascade that a dataset's report holds."""
-    entry = config["datasets"][dataset]
-    return expand(
-        "results/{dataset}/{backbone}/{method}/default/seed{seed}",
-        dataset=dataset,
-        backbone=entry["backbones"],
-        method=entry["methods"],
-        seed=config["seeds"],
-    )
-
-
-def points_of(wildcards):
-    """Every table of operating points that a dataset's report holds."""
-    return [
-        f"{folder}/{policy}.points.parquet"
-        for folder in cascades(wildcards.dataset)
-        for policy in [*config["methods"][Path(folder).parts[-3]]["policies"], "oracle"]
-    ]
 
 
 def points_table(wildcards):

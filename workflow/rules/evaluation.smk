@@ -62,9 +62,10 @@ rule evaluate:
 
 rule pareto:
     input:
-        points=points_of,
+        points=lambda w: [f"results/{path}" for path in plan.points(config, w.dataset)],
+        # The plain backbone's answers, from one exits file of each.
         exits=lambda w: [
-            f"results/{w.dataset}/{backbone}/{config['datasets'][w.dataset]['methods'][0]}/default/seed{config['seeds'][0]}/exits1.npz"
+            f"results/{next(cascade.folder for cascade in plan.cascades(config, w.dataset) if cascade.backbone == backbone)}/exits1.npz"
             for backbone in config["datasets"][w.dataset]["backbones"]
         ],
         about=lambda w: expand(
@@ -90,9 +91,9 @@ rule pareto:
     params:
         settings=lambda w: canonical_json(run_of(w)),
         sources=source_hashes("pareto"),
-        backbones=lambda w: [f"results/{w.dataset}/{backbone}" for backbone in config["datasets"][w.dataset]["backbones"]],
     message:
         "{wildcards.dataset}: gathering operating points, marking fronts"
+    # The step finds its inputs by the same plan: their paths would be too many for a command line.
     shell:
-        "python -m calex pareto --points {input.points} --backbones {params.backbones} --exits {input.exits}"
-        " --settings {params.settings:q} --out {output.points} --run {output.run} 2>&1 | tee {log}"
+        "python -m calex pareto --results results --settings {params.settings:q} --out {output.points} --run {output.run}"
+        " 2>&1 | tee {log}"

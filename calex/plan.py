@@ -1,0 +1,86 @@
+"""What a dataset's report is made of, read off the config: variants, trained cascades, tables of operating points."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from calex.errors import CalexError
+
+# The parts of a method's block whose options may be lists; `policies` is a list that makes no variants.
+BLOCKS = ("recipe", "head", "target", "weighting")
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """K branches that were trained together: one variant of a method, with one seed."""
+
+    dataset: str
+    backbone: str
+    method: str
+    variant: str
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        """Where its files are, below the folder of all results."""
+        return f"{self.dataset}/{self.backbone}/{self.method}/{self.variant}/seed{self.seed}"
+
+
+def variants(method: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
+    """A method's block with each list replaced by one of its values, in every combination; by the variant's name.
+
+    Names say what differs: `temperature=4`, with the block in front where two blocks have an option of that name. A
+    method without a list has the one variant `default`. A value that is listed twice is a CalexError.
+    """
+    fixed = {key: value for key, value in method.items() if key != "policies"}
+    places: list[tuple[str, ...]] = [(key,) for key, value in fixed.items() if isinstance(value, list)]
+    places += [(key, option) for key in BLOCKS for option, value in fixed.get(key, {}).items() if isinstance(value, list)]
+    shared = Counter(place[-1] for place in places)
+    found: dict[str, dict[str, Any]] = {}
+    listed = [fixed[place[0]] if len(place) == 1 else fixed[place[0]][place[1]] for place in places]
+    for values in product(*listed):
+        chosen = {key: dict(value) if isinstance(value, dict) else value for key, value in fixed.items()}
+        said = []
+        for place, value, several in zip(places, values, listed, strict=True):
+            block = chosen if len(place) == 1 else chosen[place[0]]
+            block[place[-1]] = value
+            if len(several) > 1:
+                said.append(f"{'.'.join(place) if shared[place[-1]] > 1 else place[-1]}={spelt(value)}")
+        name = ",".join(said) or "default"
+        if name in found:
+            raise CalexError(f"{where}: the variant {name} comes twice; list each value once")
+        found[name] = chosen
+    if not found:
+        raise CalexError(f"{where}: an empty list leaves no variant; give it a value")
+    return found
+
+
+def spelt(value: Any) -> str:
+    """A value as it stands in a file's name: 4.0 and 4 are the same."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+def cascades(config: dict[str, Any], dataset: str) -> list[Cascade]:
+    """Every cascade that a dataset's report holds, from a validated config."""
+    entry = config["datasets"][dataset]
+    return [
+        Cascade(dataset, backbone, method, variant, seed)
+        for backbone in entry["backbones"]
+        for method in entry["methods"]
+        for variant in config["methods"][method]["variants"]
+        for seed in config["seeds"]
+    ]
+
+
+def points(config: dict[str, Any], dataset: str) -> list[str]:
+    """Every table of operating points that a dataset's report holds, below the folder of all results."""
+    return [
+        f"{cascade.folder}/{policy}.points.parquet"
+        for cascade in cascades(config, dataset)
+        for policy in [*config["methods"][cascade.method]["policies"], "oracle"]
+    ]
