@@ -36,14 +36,12 @@ def branch(shape: tuple[int, int, int] = (6, 4, 4), classes: int = 3, shared: bo
 
 
 def with_history(module: nn.Module) -> nn.Module:
-    """In evaluation mode, with BatchNorm statistics and scales that are not the neutral ones."""
-    draw = torch.Generator().manual_seed(1)
+    """In evaluation mode, with BatchNorm statistics that are not the neutral ones."""
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
-            for tensor in (part.running_mean, part.bias.data):
-                tensor.copy_(torch.randn(tensor.shape, generator=draw))
-            for tensor in (part.running_var, part.weight.data):
-                tensor.copy_(torch.rand(tensor.shape, generator=draw) + 0.5)
+            draw = torch.Generator().manual_seed(1)  # the same for both cores of a branch: they have seen the same maps
+            part.running_mean.copy_(torch.randn(part.running_mean.shape, generator=draw))
+            part.running_var.copy_(torch.rand(part.running_var.shape, generator=draw) + 0.5)
     return module.eval()
 
 
@@ -60,10 +58,7 @@ def prototype_pooling_by_loops(module: nn.Module, feature_map: np.ndarray, tempe
     for r in range(height):
         for c in range(width):
             normal = [
-                (feature_map[i, r, c] - state["norm.running_mean"][i])
-                / math.sqrt(state["norm.running_var"][i] + 1e-5)
-                * state["norm.weight"][i]
-                + state["norm.bias"][i]
+                (feature_map[i, r, c] - state["norm.running_mean"][i]) / math.sqrt(state["norm.running_var"][i] + 1e-5)
                 for i in range(channels)
             ]
             affinity = [
@@ -158,6 +153,20 @@ def test_cores_are_separate_unless_shared():
     assert {name.split(".")[0] for name in apart.state_dict()} == {"core", "classifier", "confidence_core", "confidence"}
     assert {name.split(".")[0] for name in together.state_dict()} == {"core", "classifier", "confidence"}
     assert not torch.equal(apart.core.prototypes.weight, apart.confidence_core.prototypes.weight)
+
+
+def test_cores_that_run_together_are_as_if_each_ran_by_itself() -> None:
+    together, alone = branch().train(), branch().train()
+    logits, confidence = together(maps())
+    core, doubt = alone.core(maps()), alone.confidence_core(maps())
+    torch.testing.assert_close(logits, alone.classifier(core))
+    torch.testing.assert_close(confidence, alone.confidence(doubt).squeeze(1))
+    (logits.sum() + confidence.sum()).backward()
+    (alone.classifier(core).sum() + alone.confidence(doubt).sum()).backward()
+    for (name, one), other in zip(together.named_parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, msg=name)
+    for (name, one), other in zip(together.named_buffers(), alone.buffers(), strict=True):
+        torch.testing.assert_close(one, other, msg=name)
 
 
 @pytest.mark.parametrize("shared", [False, True])

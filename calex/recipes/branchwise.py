@@ -47,7 +47,9 @@ def train(
     options = plugins.options_of(target)
     epochs = settings["epochs"]
     branch.to(device).train()
-    optimizer = torch.optim.AdamW(branch.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"])
+    optimizer = torch.optim.AdamW(
+        branch.parameters(), lr=settings["learning_rate"], weight_decay=settings["weight_decay"], fused=True
+    )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(epochs * len(loader), 1))
     importance = torch.from_numpy(np.ascontiguousarray(weights, np.float32)).to(device)
     if settings["batch_size"] < 2:
