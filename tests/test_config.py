@@ -70,7 +70,7 @@ def test_defaults_do_not_touch_the_given_config(tiny_config: dict[str, Any]) -> 
         ("policies.oracle", {"name": "cpm"}, "policies.oracle: this name is taken"),
         ("methods.Calex", {}, "methods: 'Calex' is no name"),
         ("seeds", [], "seeds: [] should be non-empty"),
-        ("device", 3, "device: 3 is not of type 'string' (auto, cpu, cuda or cuda:N)"),
+        ("device", 3, "device: 3 is not of type 'string' (auto, cpu, mps, cuda or cuda:N)"),
     ],
 )
 def test_what_does_not_fit_is_one_line(tiny_config: dict[str, Any], path: str, value: Any, said: str) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 # prototypes: M. temperature: of the assignment softmax; lower is harder. assignment: softmax or relu.
 OPTIONS = {"prototypes": 32, "temperature": 1.0, "assignment": "softmax"}
 CHOICES = {"assignment": ["softmax", "relu"]}
+RANGES = {"prototypes": "[1, inf)", "temperature": "(0, inf)"}
 
 
 class PrototypePooling(nn.Module):

@@ -87,6 +87,8 @@ rule pareto:
         mem_mb=4000,
         runtime=30,
         gpu=0,
+        # Not a param: the same config from another file is no reason to compute again.
+        command=command_of,
     params:
         settings=lambda w: canonical_json(run_of(w)),
         sources=source_hashes("pareto"),
@@ -95,4 +97,4 @@ rule pareto:
         "{wildcards.dataset}: gathering operating points, marking fronts"
     shell:
         "python -m calex pareto --points {input.points} --backbones {params.backbones} --exits {input.exits}"
-        " --settings {params.settings:q} --out {output.points} --run {output.run} 2>&1 | tee {log}"
+        " --settings {params.settings:q} --command {resources.command:q} --out {output.points} --run {output.run} 2>&1 | tee {log}"
