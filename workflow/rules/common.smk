@@ -42,14 +42,11 @@ ALONE = getattr(workflow.config_settings, "replace_workflow_config", False)
 BASE = [CONFIG] if Path(CONFIG).exists() and not ALONE else []
 
 try:
-    for file in GIVEN:
-        if not Path(file).is_file():
-            raise CalexError(f"{file}: the config is read more than once; give a file that stays, not a pipe")
     # Snakemake has merged the files already, but so that a head of another name would keep the options of the one below.
     config = validated(
         merged([*map(load_configfile, [*BASE, *GIVEN]), workflow.config_settings.config]),
         read_yaml(HERE / "schemas" / "config.schema.yaml"),
-        " + ".join([*BASE, *map(str, workflow.overwrite_configfiles)]) or "--config",
+        " + ".join([*BASE, *map(str, workflow.overwrite_configfiles), *(["--config"] if workflow.config_settings.config else [])]),
     )
 except CalexError as error:
     refuse(error)
