@@ -61,9 +61,11 @@ def _reading(path: str | Path) -> Iterator[None]:
     """Whatever a library raises at damaged content becomes one line; a file that cannot be opened stays an OSError."""
     try:
         yield
-    except (CalexError, OSError):
+    except CalexError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise CalexError(f"{path}: damaged ({said}); {REMEDY}") from None
 
@@ -93,17 +95,19 @@ def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
 
 def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """The arrays of an archive: all of them, or only those of the given names, which it must hold."""
-    with _reading(path), np.load(path, allow_pickle=False) as archive:
+    with _reading(path):
+        archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
             raise CalexError(f"{path}: a single array where an .npz archive of arrays is expected; {REMEDY}")
-        for name in names or ():
-            if name not in archive.files:
-                raise CalexError(f"{path}: holds no '{name}'; {REMEDY}")
-        arrays = {name: archive[name] for name in (archive.files if names is None else names)}
-        for name, array in arrays.items():
-            if not isinstance(array, np.ndarray):
-                raise CalexError(f"{path}: '{name}' is no array; {REMEDY}")
-        return arrays
+        with archive:
+            for name in names or ():
+                if name not in archive.files:
+                    raise CalexError(f"{path}: holds no '{name}'; {REMEDY}")
+            arrays = {name: archive[name] for name in (archive.files if names is None else names)}
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise CalexError(f"{path}: '{name}' is no array; {REMEDY}")
+    return arrays
 
 
 def read_parquet(path: str | Path, schema: Mapping[str, Any]) -> polars.DataFrame:
