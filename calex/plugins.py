@@ -33,7 +33,7 @@ def names(kind: str) -> list[str]:
 def source(kind: str, name: str, where: str | None = None) -> Path:
     """The file of a plugin; `where` says in an error which key or flag asked for it."""
     if name not in names(kind):
-        raise CalexError(f"{where or kind}: unknown name '{name}', {suggestion(name, names(kind))}")
+        raise CalexError(f"{where or kind}: unknown name '{name}', {suggestion(str(name), names(kind))}")
     return PACKAGE / kind / f"{name}.py"
 
 

@@ -175,6 +175,8 @@ def test_settings_that_no_array_can_tell(exits: list[Path], tmp_path: Path) -> N
 
     one_line("score: unknown name 'marginn', did you mean 'margin'?", calibrated, score="marginn")
     one_line("correct: unknown value 'labels'", calibrated, correct="labels")
+    one_line("policy: a block with a name is expected, got 'cpm'", calibrated, policy="cpm")
+    one_line("unknown name '3', known: ", calibrated, policy={"name": 3})
     for folds in (401, 1, "5", 2.5):
         one_line(f"evaluation.folds: {folds!r} folds of 400 validation images", calibrated, folds=folds)
     assert not (tmp_path / "t.parquet").exists()
