@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
 from calex import plan, plugins
-from calex.errors import CalexError, suggestion
+from calex.errors import CalexError, suggestion, unquoted
 from calex.scores import SCORES
 
 # Which kind of plugin each block of a method names.
@@ -18,6 +20,29 @@ METHOD = {"recipe": "recipes", "head": "heads", "target": "targets", "weighting"
 
 # Names that mean something else in tables and file names.
 RESERVED = {"methods": {"backbone"}, "policies": {"oracle", "none"}}
+
+
+def merged(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """One config from several, the later over the earlier: blocks are merged key by key, all else is replaced.
+
+    A block that names another plugin replaces the one below it: a head's options are not those of another head.
+    """
+    config: dict[str, Any] = {}
+    for layer in layers:
+        config = _over(config, layer)
+    return config
+
+
+def _over(below: Any, above: Any) -> Any:
+    if not isinstance(above, Mapping):
+        return above
+    if not isinstance(below, Mapping) or _other_plugin(below.get("name"), above.get("name")):
+        below = {}
+    return {**below, **{key: _over(below.get(key), value) for key, value in above.items()}}
+
+
+def _other_plugin(below: Any, above: Any) -> bool:
+    return isinstance(below, str) and isinstance(above, str) and below != above
 
 
 def validated(config: dict[str, Any], schema: dict[str, Any], where: str) -> dict[str, Any]:
@@ -33,6 +58,9 @@ def validated(config: dict[str, Any], schema: dict[str, Any], where: str) -> dic
             raise CalexError(_said(problem, schema))
         config = _with_defaults(config, schema, schema)
         _check_names(config)
+        for place, number in _numbers(config):
+            if not math.isfinite(number):
+                raise CalexError(f"{place}: {number} is not finite")
     except CalexError as error:
         raise CalexError(f"{where}: {error}") from None
     return config
@@ -67,10 +95,22 @@ def _said(problem: ValidationError, schema: dict[str, Any]) -> str:
     if problem.validator == "required":
         missing = [key for key in problem.validator_value if key not in problem.instance]
         return f"{prefix}the key '{missing[0]}' is missing"
+    if problem.validator == "pattern" and "description" in problem.schema:
+        return f"{prefix}unknown value '{problem.instance}'; use {problem.schema['description']}"
     if problem.validator == "pattern":
         return f"{prefix}'{problem.instance}' is no name; use lower-case letters, digits and _, beginning with a letter"
     expected = problem.schema.get("description", "")
-    return f"{prefix}{problem.message.splitlines()[0][:200]}" + (f" ({expected})" if expected else "")
+    hint = unquoted(problem.instance) if problem.validator == "type" else ""
+    return f"{prefix}{problem.message.splitlines()[0][:200]}" + (f" ({expected})" if expected else "") + hint
+
+
+def _numbers(value: Any, place: str = "") -> Iterator[tuple[str, float]]:
+    """Every fraction of a config, with its place: `datasets.digits.training.momentum`."""
+    if isinstance(value, float):
+        yield place, value
+    elif isinstance(value, dict | list):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _numbers(part, f"{place}.{key}" if place else str(key))
 
 
 def _with_defaults(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> Any:

@@ -12,7 +12,9 @@ from calex.errors import CalexError
 
 
 def add_arguments(parser: argparse.ArgumentParser, threads: int = 2) -> None:
-    parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda or cuda:N (default: auto)")
+    parser.add_argument(
+        "--device", default="auto", help="auto (a GPU where there is one), cpu, mps, cuda or cuda:N (default: auto)"
+    )
     parser.add_argument(
         "--threads", type=int, default=threads, help=f"CPU threads, part of the result to the bit (default: {threads})"
     )
@@ -28,7 +30,9 @@ def claim(device: str, threads: int) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise CalexError(f"device: '{device}' is not a device; use auto, cpu, cuda or cuda:N") from None
+        raise CalexError(f"device: '{device}' is not a device; use auto, cpu, mps, cuda or cuda:N") from None
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise CalexError(f"device: '{device}' was asked for, but torch finds no Apple GPU; use device: auto or cpu")
     if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
         raise CalexError(
             f"device: '{device}' was asked for, but torch sees {torch.cuda.device_count()} GPUs; use device: auto or cpu"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from decimal import Decimal, InvalidOperation
 
 
 class CalexError(Exception):
@@ -15,3 +16,19 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known) or 'none'}"
+
+
+def unquoted(value: object) -> str:
+    """The end of an error about a number that arrived as text, as YAML takes 1e-3 and --config what stands in a list."""
+    if not isinstance(value, str):
+        return ""
+    try:
+        number = Decimal(value)
+    except InvalidOperation:
+        return ""
+    mantissa, e, exponent = value.lower().partition("e")
+    if not e or not number.is_finite():
+        return "; this is text: write numbers without quotes, and lists in a file instead of --config"
+    mantissa = mantissa if "." in mantissa else f"{mantissa}.0"
+    exponent = exponent if exponent[0] in "+-" else f"+{exponent}"
+    return f"; YAML reads this as text: write {number:f} or {mantissa}e{exponent}"

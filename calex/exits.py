@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from calex.cost import Costs
-from calex.errors import CalexError
+from calex.errors import CalexError, suggestion
 from calex.files import read_npz
+from calex.scores import SCORES
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,26 @@ class Exits:
 
     def truth(self, correct: str) -> np.ndarray:
         """(N,): what counts as correct, the `label` or the `backbone`'s answer."""
+        if correct not in ("label", "backbone"):
+            raise CalexError(f"correct: unknown value '{correct}', known: backbone, label")
         return self.labels if correct == "label" else self.backbone
 
 
 def read(paths: Sequence[str | Path], split: str, score: str, view: int = 0) -> Exits:
-    """The exits of branches 1..K from their files, in order."""
-    branches = [read_npz(path) for path in paths]
-    for path, branch in zip(paths, branches, strict=True):
-        if f"{split}_score_{score}" not in branch:
-            raise CalexError(f"{path}: holds no score '{score}' for {split}; rerun train-branch")
-        if not np.array_equal(branch[f"{split}_label"], branches[0][f"{split}_label"]):
-            raise CalexError(f"{path}: made from other images than {paths[0]}; rerun train-branch for both")
+    """The exits of branches 1..K from their files, in order.
+
+    Raises CalexError for a file that is damaged, holds other arrays than it should, or speaks of other images.
+    """
+    if score not in SCORES:
+        raise CalexError(f"score: unknown name '{score}', {suggestion(score, SCORES)}")
     head = "flops_confidence_head" if score == "confidence" else "flops_head"
+    answers = [f"{split}_prediction", f"{split}_score_{score}", f"{split}_label", f"{split}_backbone"]
+    branches = [read_npz(path, [*answers, "classes", "flops_to_tap", head, "flops_backbone"]) for path in paths]
+    for path, branch in zip(paths, branches, strict=True):
+        _check(path, branch, *answers)
+        for same in (f"{split}_label", f"{split}_backbone", "classes"):
+            if not np.array_equal(branch[same], branches[0][same]):
+                raise CalexError(f"{path}: made from other images than {paths[0]}; rerun train-branch for both")
     first = branches[0]
     return Exits(
         predictions=np.stack([branch[f"{split}_prediction"][view] for branch in branches]),
@@ -73,7 +82,26 @@ def read(paths: Sequence[str | Path], split: str, score: str, view: int = 0) -> 
     )
 
 
+def _check(path: str | Path, branch: dict[str, np.ndarray], prediction: str, score: str, label: str, backbone: str) -> None:
+    """See that a branch's arrays are of one shape and kind: whole answers in their range, scores that can be compared."""
+    single = {name: array for name, array in branch.items() if name.startswith(("classes", "flops"))}
+    for name, array in single.items():
+        if array.ndim != 0 or array.dtype.kind not in "iuf" or not 0 <= array < np.inf:
+            raise CalexError(f"{path}: '{name}' must be one number, not below 0; rerun train-branch")
+    shape = branch[prediction].shape
+    for name, expected in ((prediction, shape), (label, shape[1:]), (backbone, shape)):
+        array = branch[name]
+        if array.dtype.kind not in "iu" or len(shape) != 2 or array.shape != expected or 0 in shape:
+            raise CalexError(f"{path}: '{name}' is {array.dtype} {array.shape}, not integers {expected}; rerun train-branch")
+        if array.min() < 0 or array.max() >= branch["classes"]:
+            raise CalexError(f"{path}: '{name}' names a class outside 0..{int(branch['classes']) - 1}; rerun train-branch")
+    values = branch[score]
+    if values.dtype.kind != "f" or values.shape != shape:
+        raise CalexError(f"{path}: '{score}' is {values.dtype} {values.shape}, not floats {shape}; rerun train-branch")
+    if not ((values >= 0) & (values <= 1)).all():
+        raise CalexError(f"{path}: '{score}' has values that are not in [0, 1]; rerun train-branch")
+
+
 def views(path: str | Path, split: str) -> int:
     """How many views of each image of a split a file speaks of."""
-    with np.load(path, allow_pickle=False) as archive:
-        return len(archive[f"{split}_prediction"])
+    return len(read_npz(path, [f"{split}_prediction"])[f"{split}_prediction"])

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,11 +53,36 @@ def write_json(path: str | Path, value: Any) -> None:
         partial.write_text(json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: str | Path) -> Any:
+REMEDY = "delete it and rerun the step that makes it"
+
+
+@contextmanager
+def _reading(path: str | Path) -> Iterator[None]:
+    """Whatever a library raises at damaged content becomes one line; a file that cannot be opened stays an OSError."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CalexError(f"{path}: not valid JSON ({error}); delete it and rerun the step that makes it") from None
+        yield
+    except CalexError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CalexError(f"{path}: damaged ({said}); {REMEDY}") from None
+
+
+def read_json(path: str | Path, *keys: str) -> Any:
+    """A JSON document; with keys (`layout.images` is nested) an object that holds them."""
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise CalexError(f"{path}: not valid JSON ({error}); {REMEDY}") from None
+    for key in keys:
+        part = document
+        for name in key.split("."):
+            if not isinstance(part, dict) or name not in part:
+                raise CalexError(f"{path}: holds no '{key}'; {REMEDY}")
+            part = part[name]
+    return document
 
 
 def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
@@ -69,23 +93,41 @@ def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez(handle, **arrays)  # type: ignore[arg-type]
 
 
-def read_npz(path: str | Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise CalexError(f"{path}: damaged ({error}); delete it and rerun the step that makes it") from None
+def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an archive: all of them, or only those of the given names, which it must hold."""
+    with _reading(path):
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise CalexError(f"{path}: a single array where an .npz archive of arrays is expected; {REMEDY}")
+        with archive:
+            for name in names or ():
+                if name not in archive.files:
+                    raise CalexError(f"{path}: holds no '{name}'; {REMEDY}")
+            arrays = {name: archive[name] for name in (archive.files if names is None else names)}
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise CalexError(f"{path}: '{name}' is no array; {REMEDY}")
+    return arrays
 
 
-def read_parquet(path: str | Path) -> polars.DataFrame:
+def read_parquet(path: str | Path, schema: Mapping[str, Any]) -> polars.DataFrame:
+    """A table with exactly these columns, in this order, and no gaps."""
     import polars  # here, because most steps never read a table
 
-    try:
-        return polars.read_parquet(path)
-    except polars.exceptions.PolarsError as error:
-        raise CalexError(
-            f"{path}: damaged ({str(error).splitlines()[0]}); delete it and rerun the step that makes it"
-        ) from None
+    with open(path, "rb") as handle:  # Polars would take a folder, a pattern or an address too
+        try:
+            with _reading(path):
+                table = polars.read_parquet(handle)
+        except polars.exceptions.PanicException as error:  # no Exception, to Python
+            raise CalexError(f"{path}: damaged ({str(error).splitlines()[0]}); {REMEDY}") from None
+    for name, kind in schema.items():
+        if name not in table.columns:
+            raise CalexError(f"{path}: has no column '{name}'; {REMEDY}")
+        if table.schema[name] != kind:
+            raise CalexError(f"{path}: column '{name}' is {table.schema[name]}, not {kind}; {REMEDY}")
+        if table[name].has_nulls():
+            raise CalexError(f"{path}: column '{name}' has gaps; {REMEDY}")
+    return table.select(*schema)
 
 
 def write_npy(path: str | Path, array: np.ndarray) -> None:
@@ -94,7 +136,8 @@ def write_npy(path: str | Path, array: np.ndarray) -> None:
 
 
 def read_npy(path: str | Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise CalexError(f"{path}: damaged ({error}); delete it and rerun the step that makes it") from None
+    with _reading(path):
+        array = np.load(path, allow_pickle=False)
+    if not isinstance(array, np.ndarray):
+        raise CalexError(f"{path}: an archive where a single array is expected; {REMEDY}")
+    return array

@@ -2,22 +2,27 @@
 
 A *kind* is a folder of this package (`heads`, `policies`, …). A file in it is a plugin: its name is what
 the config says, its literal `OPTIONS` are the keys its config block may hold with their defaults, `CHOICES` the
-values that some of them may take. Both are read from the source without importing it, so that checking a config
-never loads torch.
+words that some of them may be, `RANGES` the interval of each number (`calex.ranges`). All are read from the source
+without importing it, so that checking a config never loads torch.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib
+import math
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from calex.errors import CalexError, suggestion
+from calex.errors import CalexError, suggestion, unquoted
+from calex.ranges import FINITE, misfit
 
 PACKAGE = Path(__file__).parent
+
+# JSON has no infinity: in a completed block it is this word, for a plugin's function it is a number again.
+INFINITY = "inf"
 
 
 def names(kind: str) -> list[str]:
@@ -28,39 +33,70 @@ def names(kind: str) -> list[str]:
 def source(kind: str, name: str, where: str | None = None) -> Path:
     """The file of a plugin; `where` says in an error which key or flag asked for it."""
     if name not in names(kind):
-        raise CalexError(f"{where or kind}: unknown name '{name}', {suggestion(name, names(kind))}")
+        raise CalexError(f"{where or kind}: unknown name '{name}', {suggestion(str(name), names(kind))}")
     return PACKAGE / kind / f"{name}.py"
 
 
 @cache
+def parsed(file: Path) -> ast.Module:
+    """A source file's syntax tree; an error in it is one line with its place."""
+    try:
+        return ast.parse(file.read_bytes())
+    except SyntaxError as error:
+        raise CalexError(f"{file}, line {error.lineno or 1}: {error.msg}; mend the file") from None
+    except ValueError as error:  # a null byte
+        raise CalexError(f"{file}: {error}; mend the file") from None
+
+
+@cache
 def constants(file: Path) -> dict[str, Any]:
-    """The literal module-level assignments of a source file, without running it."""
+    """The literal module-level assignments of a source file, annotated or not, without running it."""
     found = {}
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+    for node in parsed(file).body:
+        if isinstance(node, ast.Assign):
+            target, value = node.targets[0], node.value
+        elif isinstance(node, ast.AnnAssign) and node.value is not None:
+            target, value = node.target, node.value
+        else:
+            continue
+        if isinstance(target, ast.Name):
             try:
-                found[node.targets[0].id] = ast.literal_eval(node.value)
+                found[target.id] = ast.literal_eval(value)
             except ValueError:
                 continue
     return found
 
 
 def complete(kind: str, block: dict[str, Any], where: str) -> dict[str, Any]:
-    """A plugin's config block with every option present; an unknown option is an error with its near miss."""
-    declared = constants(source(kind, block["name"], f"{where}.name"))
-    options, choices = declared.get("OPTIONS", {}), declared.get("CHOICES", {})
+    """A plugin's config block with every option present, fit for JSON.
+
+    Raises CalexError for an unknown option, with its near miss, and for a value of another kind or out of range.
+    """
+    file = source(kind, block["name"], f"{where}.name")
+    declared = constants(file)
+    options, choices, ranges = (declared.get(part, {}) for part in ("OPTIONS", "CHOICES", "RANGES"))
     for key, value in block.items():
         if key == "name":
             continue
         if key not in options:
             raise CalexError(f"{where}: unknown key '{key}', {suggestion(key, ['name', *options])}")
         default = options[key]
+        if value == INFINITY and type(default) is float:
+            value = math.inf
         kinds = (int, float) if type(default) is float else type(default)
         if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
-            raise CalexError(f"{where}.{key}: expected something like {default!r}, got {value!r}")
+            raise CalexError(f"{where}.{key}: expected something like {default!r}, got {value!r}{unquoted(value)}")
         if key in choices and value not in choices[key]:
             raise CalexError(f"{where}.{key}: unknown value '{value}', {suggestion(str(value), choices[key])}")
-    return {"name": block["name"], **options, **block}
+        if type(default) in (int, float):
+            try:
+                wrong = misfit(value, ranges.get(key, FINITE))
+            except ValueError as error:
+                raise CalexError(f"{file}: RANGES of '{key}': {error}") from None
+            if wrong:
+                raise CalexError(f"{where}.{key}: {value!r} {wrong}")
+    whole = {"name": block["name"], **options, **block}
+    return {key: INFINITY if value == math.inf else value for key, value in whole.items()}
 
 
 def load(kind: str, name: str) -> ModuleType:
@@ -70,5 +106,5 @@ def load(kind: str, name: str) -> ModuleType:
 
 
 def options_of(block: dict[str, Any]) -> dict[str, Any]:
-    """A config block less its name: the keyword arguments of the plugin's function."""
-    return {key: value for key, value in block.items() if key != "name"}
+    """A completed block less its name: the keyword arguments of the plugin's function."""
+    return {key: math.inf if value == INFINITY else value for key, value in block.items() if key != "name"}

@@ -30,6 +30,9 @@ def parse(text: str) -> Settings:
 
 def completed(settings: Settings, **kinds: str) -> Settings:
     """The settings with the options of some plugin blocks filled in: completed(settings, head="heads")."""
+    for key in kinds:
+        if not isinstance(settings[key], dict):
+            raise CalexError(f"--settings: {key}: a block with a name is expected, got {settings[key]!r}")
     return Settings(
         settings | {key: plugins.complete(kind, settings[key], f"--settings: {key}") for key, kind in kinds.items()}
     )

@@ -28,7 +28,10 @@ KINDS = {
 }
 
 # What these say reaches people, never a result.
-SILENT = {"errors.py", "progress.py"}
+SILENT = {"errors.py", "progress.py", "ranges.py"}
+
+# What a module may read besides code: a page template of its own name.
+BESIDE = (".html",)
 
 
 @cache
@@ -38,11 +41,12 @@ def imported(file: Path) -> frozenset[Path]:
 
 
 def _imported(file: Path) -> Iterator[Path]:
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(plugins.parsed(file)):
         if isinstance(node, ast.Import):
             candidates = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            candidates = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.ImportFrom):
+            module = ".".join(part for part in (*_above(file, node.level), node.module) if part)
+            candidates = [module, *(f"{module}.{alias.name}" for alias in node.names)]
         else:
             continue
         for name in candidates:
@@ -55,6 +59,11 @@ def _imported(file: Path) -> Iterator[Path]:
                             yield path
 
 
+def _above(file: Path, level: int) -> tuple[str, ...]:
+    """The package that the dots of `from ..x import y` mean; none for an import without dots."""
+    return file.parents[level - 1].relative_to(PACKAGE.parent).parts if level else ()
+
+
 def closure(files: list[Path]) -> list[Path]:
     """The files and all that they import, directly or not, sorted; less what only talks."""
     found: set[Path] = set()
@@ -62,7 +71,8 @@ def closure(files: list[Path]) -> list[Path]:
     while waiting:
         file = waiting.pop()
         if file not in found:
-            found.update(file.parent.glob(f"{file.stem}.*"))  # with its page template, where it has one
+            found.add(file)
+            found.update(page for page in map(file.with_suffix, BESIDE) if page.is_file())
             waiting.extend(imported(file))
     return sorted(file for file in found if file.name not in SILENT)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from calex import config
+from calex import config, plugins
 from calex.errors import CalexError
+from calex.files import canonical_json
+from calex.ranges import misfit
 
 SCHEMA = REPOSITORY / "workflow/schemas/config.schema.yaml"
 
@@ -70,7 +73,32 @@ def test_defaults_do_not_touch_the_given_config(tiny_config: dict[str, Any]) -> 
         ("policies.oracle", {"name": "cpm"}, "policies.oracle: this name is taken"),
         ("methods.Calex", {}, "methods: 'Calex' is no name"),
         ("seeds", [], "seeds: [] should be non-empty"),
-        ("device", 3, "device: 3 is not of type 'string' (auto, cpu, cuda or cuda:N)"),
+        ("device", "gpu", "device: unknown value 'gpu'; use auto, cpu, mps, cuda or cuda:N"),
+        ("device", "cuda:", "device: unknown value 'cuda:'"),
+        ("seeds", [2**32], "seeds.0: 4294967296 is greater than the maximum of 4294967295"),
+        ("seeds", ["0"], "seeds.0: '0' is not of type 'integer'; this is text: write numbers without quotes, and lists"),
+        (
+            "datasets.digits.training.learning_rate",
+            "1e-3",
+            "datasets.digits.training.learning_rate: '1e-3' is not of type 'number'; YAML reads this as text: write 0.001 or 1.0e-3",
+        ),
+        ("datasets.digits.training.learning_rate", math.inf, "datasets.digits.training.learning_rate: inf is not finite"),
+        ("datasets.digits.training.weight_decay", math.nan, "datasets.digits.training.weight_decay: nan is not finite"),
+        (
+            "methods.calexnet.recipe.learning_rate",
+            "1e-3",
+            "methods.calexnet.recipe.learning_rate: expected something like 0.01",
+        ),
+        ("methods.calexnet.recipe.learning_rate", 0, "methods.calexnet.recipe.learning_rate: 0 is not more than 0"),
+        ("methods.calexnet.recipe.epochs", 0, "methods.calexnet.recipe.epochs: 0 is less than 1"),
+        ("methods.calexnet.recipe.batch_size", 1, "methods.calexnet.recipe.batch_size: 1 is less than 2"),
+        ("methods.calexnet.head.prototypes", 0, "methods.calexnet.head.prototypes: 0 is less than 1"),
+        ("methods.calexnet.head.temperature", math.inf, "methods.calexnet.head.temperature: inf is not finite"),
+        ("methods.calexnet.head.temperature", math.nan, "methods.calexnet.head.temperature: nan is not a number"),
+        ("methods.calexnet.weighting.train_margin", 1.5, "methods.calexnet.weighting.train_margin: 1.5 is more than 1"),
+        ("methods.calexnet.weighting.sharpness", -math.inf, "methods.calexnet.weighting.sharpness: -inf is less than 0"),
+        ("methods.calexnet.weighting.min_support", "inf", "methods.calexnet.weighting.min_support: expected something like 5"),
+        ("device", 3, "device: 3 is not of type 'string' (auto, cpu, mps, cuda or cuda:N)"),
     ],
 )
 def test_what_does_not_fit_is_one_line(tiny_config: dict[str, Any], path: str, value: Any, said: str) -> None:
@@ -93,3 +121,68 @@ def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("just words")
     with pytest.raises(CalexError, match="holds no keys"):
         config.read_yaml(tmp_path / "c.yaml")
+
+
+def test_an_overlay_keeps_what_it_does_not_say() -> None:
+    base = {"device": "auto", "methods": {"a": {"head": {"name": "prototype", "prototypes": 32}, "policies": ["x", "y"]}}}
+    over = {"methods": {"a": {"head": {"name": "prototype", "temperature": 2.0}, "policies": ["z"]}, "b": {"score": "margin"}}}
+    assert config.merged([base, over, {"device": "cpu"}]) == {
+        "device": "cpu",
+        "methods": {
+            "a": {"head": {"name": "prototype", "prototypes": 32, "temperature": 2.0}, "policies": ["z"]},
+            "b": {"score": "margin"},
+        },
+    }
+    assert base["methods"]["a"]["policies"] == ["x", "y"]  # nothing given is changed
+    assert config.merged([base, {"methods": None}])["methods"] is None
+
+
+def test_a_block_of_another_plugin_replaces_the_one_below() -> None:
+    base = {"methods": {"a": {"head": {"name": "prototype", "prototypes": 32}}, "name": {"score": "margin"}}}
+    assert config.merged([base, {"methods": {"a": {"head": {"name": "conv"}}}}])["methods"]["a"]["head"] == {"name": "conv"}
+    # Without a name it is the same plugin; a method that is called `name` is no plugin's name.
+    assert config.merged([base, {"methods": {"a": {"head": {"prototypes": 4}}}}])["methods"]["a"]["head"]["prototypes"] == 4
+    assert set(config.merged([base, {"methods": {"name": {"score": "entropy"}}}])["methods"]) == {"a", "name"}
+
+
+@pytest.mark.parametrize(
+    ("interval", "inside", "outside"),
+    [
+        ("[1, inf)", [1, 2.5, 10**400], [0.999, math.inf, math.nan]),
+        ("(0, inf)", [1e-300, 7], [0, -1, math.inf]),
+        ("(0, 1]", [0.5, 1], [0, 1.5]),
+        ("[0, 1)", [0, 0.999], [1, -1e-9]),
+        ("[0, inf]", [0, math.inf], [-math.inf, -1]),
+        ("(-inf, inf)", [-1e300, 0], [math.inf, -math.inf, math.nan]),
+        ("[-2, 1]", [-2, 1], [-2.001, 1.001]),
+    ],
+)
+def test_intervals(interval: str, inside: list[float], outside: list[float]) -> None:
+    assert [value for value in inside if misfit(value, interval)] == []
+    assert [value for value in outside if not misfit(value, interval)] == []
+
+
+def test_what_is_no_interval_is_refused() -> None:
+    for text in ("0, 1", "[0; 1]", "[low, 1]", ""):
+        with pytest.raises(ValueError):
+            misfit(0, text)
+
+
+KINDS = ["datasets", "recipes", "heads", "targets", "weightings", "policies"]
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in plugins.names(kind)])
+def test_every_number_of_a_plugin_has_a_range_that_holds_its_default(kind: str, name: str) -> None:
+    declared = plugins.constants(plugins.source(kind, name))
+    options, ranges = declared.get("OPTIONS", {}), declared.get("RANGES", {})
+    assert set(ranges) == {key for key, value in options.items() if type(value) in (int, float)}
+    for key, interval in ranges.items():
+        assert misfit(options[key], interval) is None, key
+
+
+@pytest.mark.parametrize("given", [math.inf, "inf"])
+def test_an_infinity_that_means_something_travels_as_a_word(given: object) -> None:
+    block = plugins.complete("weightings", {"name": "survivors", "sharpness": given}, "weighting")
+    assert '"sharpness":"inf"' in canonical_json(block)
+    assert plugins.complete("weightings", block, "weighting") == block
+    assert plugins.options_of(block)["sharpness"] == math.inf

@@ -268,7 +268,7 @@ def test_exits_that_do_not_belong_together_are_refused(tmp_path):
     others = write(tmp_path / "other", {"val": [random_exits(1, images=10)]})
     with pytest.raises(CalexError, match=r"exits2\.npz: made from other images than .*exits1\.npz"):
         read([mine[0], others[1]], "val", "confidence")
-    with pytest.raises(CalexError, match=r"exits1\.npz: holds no score 'margin' for val"):
+    with pytest.raises(CalexError, match=r"exits1\.npz: holds no 'val_score_margin'"):
         read(mine, "val", "margin")
     with pytest.raises(CalexError, match="for test"):
         read(mine, "test", "confidence")

@@ -246,7 +246,7 @@ def train(
     correct: str = "label",
     **settings_,
 ):
-    settings_ = options_of(complete("recipes", {"name": "branchwise", **settings_}, "methods.m.recipe"))
+    settings_ = load("recipes", "branchwise").OPTIONS | settings_
     weights = np.ones(features.log_softmax.shape[:2]) if weights is None else weights
     block = complete("targets", {"name": target}, "methods.m.target")
     return load("recipes", "branchwise").train(one, features, weights, block, settings_, correct, CPU, "train-branch 1 seed 0")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from calex import sources
+from pathlib import Path
+
+import pytest
+
+from calex import plugins, sources
+from calex.errors import CalexError
 from calex.plugins import PACKAGE
 
 BRANCH = {"recipe": {"name": "branchwise"}, "head": {"name": "prototype"}, "target": {"name": "kl"}}
@@ -36,3 +41,64 @@ def test_hashes_are_of_content() -> None:
 
     content = (PACKAGE / "heads" / "prototype.py").read_bytes()
     assert sources.of_step("train_branch", BRANCH)["calex/heads/prototype.py"] == hashlib.sha256(content).hexdigest()[:12]
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small package in the place of this one."""
+    folder = tmp_path / "calex"
+    (folder / "heads").mkdir(parents=True)
+    for name in ("__init__.py", "page.py", "page.html", "heads/__init__.py", "heads/_shared.py", "heads/other.py"):
+        (folder / name).write_text("")
+    monkeypatch.setattr(sources, "PACKAGE", folder)
+    monkeypatch.setattr(plugins, "PACKAGE", folder)
+    return folder
+
+
+def closure(package: Path, code: str) -> set[str]:
+    head = package / "heads/mine.py"
+    head.write_text(code)
+    return {str(file.relative_to(package)) for file in sources.closure([head])}
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("from . import _shared", {"heads/__init__.py", "heads/_shared.py"}),
+        ("from ._shared import thing", {"heads/__init__.py", "heads/_shared.py"}),
+        ("from .. import page", {"__init__.py", "page.py", "page.html"}),
+        ("from ..heads.other import thing", {"__init__.py", "heads/__init__.py", "heads/other.py"}),
+        ("from calex.heads import other", {"__init__.py", "heads/__init__.py", "heads/other.py"}),
+        ("import numpy", set()),
+    ],
+)
+def test_relative_imports_are_followed_too(package: Path, code: str, found: set[str]) -> None:
+    assert closure(package, code) - {"__init__.py"} == (found | {"heads/mine.py"}) - {"__init__.py"}
+
+
+def test_what_an_editor_leaves_behind_is_not_read(package: Path) -> None:
+    for name in ("mine.py.bak", "mine.py~", "mine.pyc", "mine.orig"):
+        (package / "heads" / name).write_text("x")
+    assert closure(package, "") == {"heads/mine.py"}
+
+
+def test_annotated_constants_are_read_and_a_syntax_error_is_one_line(package: Path) -> None:
+    head = package / "heads/annotated.py"
+    head.write_text("OPTIONS: dict[str, object] = {'width': 3}\nlater: int\nRANGES: dict = {'width': '[1, inf)'}\n")
+    assert plugins.constants(head) == {"OPTIONS": {"width": 3}, "RANGES": {"width": "[1, inf)"}}
+    assert plugins.complete("heads", {"name": "annotated"}, "head") == {"name": "annotated", "width": 3}
+    for number, code in enumerate(("OPTIONS = {\n'a': = 1}\n", "\nx = '\xe9", "a\0b")):
+        broken = package / f"heads/broken{number}.py"
+        broken.write_text(code)
+        for read in (plugins.constants, sources.imported):
+            with pytest.raises(CalexError, match=rf"broken{number}\.py.*mend the file") as caught:
+                read(broken)
+            assert "\n" not in str(caught.value)
+    with pytest.raises(CalexError, match=r"broken0\.py, line 2: "):
+        plugins.constants(package / "heads/broken0.py")
+
+
+def test_a_range_that_cannot_be_read_names_the_file(package: Path) -> None:
+    (package / "heads/loose.py").write_text("OPTIONS = {'width': 3}\nRANGES = {'width': '1..'}\n")
+    with pytest.raises(CalexError, match=r"loose\.py: RANGES of 'width': '1\.\.' is no interval"):
+        plugins.complete("heads", {"name": "loose", "width": 4}, "head")

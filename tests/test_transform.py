@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calex.features.forward import view_key
 from calex.transform import augment, channel_statistics, to_input
 
 torch.set_num_threads(1)
@@ -167,3 +168,18 @@ def test_a_constant_channel_can_still_be_normalised():
     mean, std = channel_statistics(np.full((3, 2, 2, 1), 51, np.uint8))
     assert mean == [0.2] * 3 and min(std) > 0
     assert torch.isfinite(to_input(np.full((1, 2, 2, 1), 51, np.uint8), 2, mean, std, CPU)).all()
+
+
+def test_an_augmented_view_repeats_no_epoch_of_the_backbones_training():
+    """Their keys are of two streams: an image is moved alike only as often as chance has it, here once in 25."""
+    ids = np.arange(3000)
+    images = torch.arange(64.0).view(1, 1, 8, 8).expand(3000, 1, 8, 8)
+
+    def moved(key):
+        return augment(images, ids, key=key, shift=2)
+
+    views = [moved(view_key(order, view)) for order in (0, 1) for view in (1, 2)]
+    epochs = [moved(seed * 1_000_003 + epoch + 1) for seed in (0, 1) for epoch in range(4)]
+    for i, view in enumerate(views):
+        for other in [*views[:i], *epochs]:
+            assert 0.02 < float((view == other).all(dim=(1, 2, 3)).float().mean()) < 0.06

@@ -101,6 +101,47 @@ def test_a_changed_policy_retrains_no_branch(tiny: Path, tmp_path: Path) -> None
     assert jobs == {"calibrate": 1, "evaluate": 1, "pareto": 1, "report": 1}
 
 
+def test_the_same_config_from_another_file_reruns_nothing(tiny: Path, tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "tests/tiny.yaml", tmp_path / "mine.yaml")
+    assert planned(run_snakemake(tiny, REPORT, "-n", "--config", "device=auto", config=tmp_path / "mine.yaml").stdout) == {}
+
+
+def test_the_run_says_how_it_was_made(tiny: Path) -> None:
+    run = read_json(tiny / "results/digits/run.json")
+    assert run["command"].startswith("snakemake --cores all results/pareto_digits.html ")
+    assert run["command"].endswith(f" --configfile {REPOSITORY / 'tests/tiny.yaml'}")
+    assert run["threads"] == {"train_backbone": "2", "cache_features": "2", "train_branch": "1"}
+    assert run["versions"]["torch"] == torch.__version__
+    assert "train_branch 1" in (tiny / REPORT).read_text(encoding="utf-8")
+
+
+def test_a_file_over_the_config_may_name_another_plugin(tmp_path: Path) -> None:
+    """Snakemake's own merge would leave the options of the weighting below to the one above."""
+    config = yaml.safe_load((REPOSITORY / "tests/tiny.yaml").read_text())
+    config["methods"]["calexnet"]["weighting"]["sharpness"] = 0.2
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").write_text(yaml.safe_dump(config))
+    over = tmp_path / "over.yaml"
+    over.write_text("methods: {calexnet: {weighting: {name: uniform}}}")
+    done = run_snakemake(tmp_path, REPORT, "-n", "--printshellcmds", "--config", "device=cpu", config=over)
+    assert done.returncode == 0, done.stderr
+    jobs = planned(done.stdout)
+    assert "weigh_survivors" not in jobs and jobs["train_branch"] == 6
+    assert "--configfile over.yaml --config device=cpu" in done.stdout
+    done = run_snakemake(tmp_path, REPORT, "-n", "--config", "device=gpu", config=over)
+    assert "over.yaml + --config: device: unknown value 'gpu'" in done.stderr
+
+
+@pytest.mark.parametrize("file", ["calex/heads/prototype.py", "calex/branches.py"])
+def test_a_syntax_error_in_the_library_is_one_line(tmp_path: Path, file: str) -> None:
+    copy = edited(tmp_path, file, "\nbroken = = 1\n")
+    done = run_snakemake(tmp_path, REPORT, "-n", repository=copy)
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if line.startswith("calex: error:")]
+    assert len(lines) == 1 and file in lines[0] and "mend the file" in lines[0], done.stderr
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("section", "key", "value"), [("datasets.digits", "input_size", 16), ("backbones.resnet18", "network", "resnet34")]
 )

@@ -12,6 +12,7 @@ from calex.splitting import stratified_split
 
 # val, test: how many images each; the rest is train. split_seed: which fixed split.
 OPTIONS = {"val": 397, "test": 400, "split_seed": 0}
+RANGES = {"val": "[1, inf)", "test": "[1, inf)", "split_seed": "[0, 4294967295]"}
 
 
 def load(folder: Path, val: int, test: int, split_seed: int) -> Images:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from calex.files import sha256
 from calex.transform import augment, to_input
 
 COMPUTE = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -26,11 +27,19 @@ def resolved(compute: str, device: torch.device) -> str:
     return "bfloat16" if device.type == "cpu" and fast else "float32"
 
 
+def view_key(seed: int, view: int) -> int:
+    """`augment`'s key for an augmented view. Training a backbone counts keys up from its seed; these are drawn from all
+    of 64 bits, so that a view repeats what the backbone saw in an epoch by chance alone.
+    """
+    return int(sha256(f"view {view} of order {seed}".encode())[:16], 16)
+
+
 class Forward:
     """A frozen network with its taps hooked, ready to turn images into what a store holds.
 
     model: on its device, in channels_last. caught: the list that `backbones.tapping` fills. shapes: (C, H, W) of
-    each tap; dtype: NumPy's, of the stored taps. transform: `to_input`'s size, mean and std; shifts: `augment`'s.
+    each tap; dtype: NumPy's, of the stored taps. transform: `to_input`'s size, mean and std; shifts: `augment`'s,
+    drawn by seed for every view but the first.
     """
 
     def __init__(
@@ -45,10 +54,11 @@ class Forward:
         batch_size: int,
         compute: str,
         device: torch.device,
+        seed: int = 0,
     ) -> None:
         self.model, self.caught, self.shapes, self.classes = model, caught, shapes, classes
         self.dtype, self.transform, self.shifts = getattr(torch, dtype), transform, shifts
-        self.batch_size, self.compute, self.device = batch_size, COMPUTE[compute], device
+        self.batch_size, self.compute, self.device, self.seed = batch_size, COMPUTE[compute], device, seed
 
     def _empty(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
         """A host array; pinned beside a GPU, so that copies run while it computes."""
@@ -68,12 +78,13 @@ class Forward:
             part = slice(start, start + self.batch_size)
             inputs = to_input(pixels[part], **self.transform, device=self.device)
             if view > 0:
-                inputs = augment(inputs, ids[part], key=view, **self.shifts)
+                inputs = augment(inputs, ids[part], key=view_key(self.seed, view), **self.shifts)
             with fast:
                 logits = self.model(inputs.contiguous(memory_format=torch.channels_last))
+            cuda = self.device.type == "cuda"  # copies elsewhere are not waited for below
             for whole, tap in zip(taps, self.caught, strict=True):
-                whole[part].copy_(tap.to(self.dtype) if self.device.type == "cuda" else tap, non_blocking=True)
-            log_softmax[part].copy_(logits.float().log_softmax(1), non_blocking=True)
+                whole[part].copy_(tap.to(self.dtype) if cuda else tap, non_blocking=cuda)
+            log_softmax[part].copy_(logits.float().log_softmax(1), non_blocking=cuda)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return [tap.numpy() for tap in taps], log_softmax.numpy()

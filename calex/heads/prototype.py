@@ -15,6 +15,7 @@ from torch.nn import functional as F
 # prototypes: M. temperature: of the assignment softmax; lower is harder. assignment: softmax or relu.
 OPTIONS = {"prototypes": 32, "temperature": 1.0, "assignment": "softmax"}
 CHOICES = {"assignment": ["softmax", "relu"]}
+RANGES = {"prototypes": "[1, inf)", "temperature": "(0, inf)"}
 
 
 class PrototypePooling(nn.Module):

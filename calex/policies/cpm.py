@@ -14,6 +14,7 @@ from calex.exits import Exits
 # steps: how many margins each of [1, 0], [0, −1] and [−1, −2] is swept in, from cheap to the plain backbone.
 OPTIONS = {"population": "survivors", "min_support": 5, "steps": 40}
 CHOICES = {"population": ["survivors", "all"]}
+RANGES = {"min_support": "[1, inf)", "steps": "[1, inf)"}
 
 
 def parameters(steps: int, **_: Any) -> list[dict[str, float]]:

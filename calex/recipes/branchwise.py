@@ -18,6 +18,8 @@ from calex.progress import say, track
 # epochs over the training images. batch_size in images. learning_rate: Adam's, its peak; it decays to 0 as a
 # cosine. weight_decay: decoupled (AdamW).
 OPTIONS = {"epochs": 30, "batch_size": 128, "learning_rate": 0.01, "weight_decay": 0.0001}
+# BatchNorm needs two images.
+RANGES = {"epochs": "[1, inf)", "batch_size": "[2, inf)", "learning_rate": "(0, inf)", "weight_decay": "[0, inf)"}
 
 
 class Epochs(Protocol):
@@ -52,8 +54,6 @@ def train(
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(epochs * len(loader), 1))
     importance = torch.from_numpy(np.ascontiguousarray(weights, np.float32)).to(device)
-    if settings["batch_size"] < 2:
-        raise CalexError(f"{label}: recipe.batch_size is {settings['batch_size']}; BatchNorm needs at least 2 images")
     history = []
     for epoch in track(range(epochs), label, epochs, "epochs"):
         total, seen = torch.zeros((), device=device), 0

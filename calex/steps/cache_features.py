@@ -87,6 +87,7 @@ def run(args: argparse.Namespace) -> None:
         "batch_size": chosen["batch_size"],
         "compute": compute,
         "device": devices.describe(device),
+        "threads": args.threads,
         "versions": {"calex": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__, "zarr": zarr.__version__},
     }  # fmt: skip
     label = f"cache-features {args.split}"
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
     with dump, backbones.tapping(model, names, measured["pool"]) as caught:
         forward = Forward(
             model, caught, layout.taps, layout.classes, layout.precision, about["transform"], about["augment"],
-            chosen["batch_size"], compute, device,
+            chosen["batch_size"], compute, device, chosen["order_seed"],
         )  # fmt: skip
         agreement = forward.agreement(dataset.images[index[:AGREEMENT_IMAGES]])
         if agreement is not None:

@@ -14,7 +14,9 @@ import polars as pl
 
 from calex import exits, plugins, settings
 from calex.calibration import folds
+from calex.errors import CalexError
 from calex.files import canonical_json, replacing
+from calex.points import THRESHOLDS
 from calex.progress import say
 
 
@@ -32,10 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     chosen = settings.completed(args.settings, policy="policies")
     validation = exits.read(args.exits, "val", chosen["score"])
+    count, size = chosen["folds"], len(validation.labels)
+    if not isinstance(count, int) or not 2 <= count <= size:
+        raise CalexError(f"evaluation.folds: {count!r} folds of {size} validation images; at least 2 and one image in each")
     policy, options = plugins.load("policies", chosen["policy"]["name"]), plugins.options_of(chosen["policy"])
     swept = policy.parameters(**options)
-    assigned = folds(validation.backbone, chosen["folds"])
-    populations = {-1: np.ones(len(assigned), bool)} | {fold: assigned != fold for fold in range(chosen["folds"])}
+    assigned = folds(validation.backbone, count)
+    populations = {-1: np.ones(size, bool)} | {fold: assigned != fold for fold in range(count)}
     found = np.stack(
         [policy.thresholds(validation.of(kept), swept, chosen["correct"], **options) for kept in populations.values()]
     )
@@ -48,7 +53,8 @@ def run(args: argparse.Namespace) -> None:
             "branch": branch + 1,
             "class": label,
             "threshold": found.ravel(),
-        }
+        },
+        schema=THRESHOLDS,
     )
     with replacing(args.out) as partial:
         frame.write_parquet(partial)

@@ -22,6 +22,9 @@ def run(args: argparse.Namespace) -> None:
     description = read_json(args.run)
     if not isinstance(description, dict):
         raise CalexError(f"{args.run}: expected a JSON object that describes the run, got a {type(description).__name__}")
+    for part in ("backbones", "config", "fingerprints", "hardware", "splits", "threads", "tried_settings", "versions"):
+        if not isinstance(description.get(part, {}), dict):
+            raise CalexError(f"{args.run}: '{part}' is not an object; rerun the step `pareto`")
     report = build(read_points(args.points), description)
     # The page last: where it is, the others are.
     for suffix, content in ((".csv", report.csv), (".svg", report.svg), (".png", report.png), (".html", report.html)):

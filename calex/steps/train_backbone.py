@@ -92,6 +92,7 @@ def run(args: argparse.Namespace) -> None:
             "dataset": dataset.fingerprint,
             "fingerprint": sha256(args.out.read_bytes()),
             "device": devices.describe(device),
+            "threads": args.threads,
             "torch": torch.__version__,
         },
     )

@@ -17,7 +17,7 @@ from calex import branches, devices, images, plugins, settings
 from calex.errors import CalexError
 from calex.features.loader import Loader
 from calex.features.store import open_store
-from calex.files import read_npy, replacing, write_npz
+from calex.files import canonical_json, read_npy, replacing, write_npz
 from calex.scores import scores
 
 
@@ -42,10 +42,14 @@ def run(args: argparse.Namespace) -> None:
     k = args.branch
     device = devices.claim(args.device, args.threads)
     stores = {split: open_store(args.features, split) for split in images.SPLITS}
-    origins = {store.provenance["backbone_fingerprint"] for store in stores.values()}
-    if len(origins) > 1:
-        raise CalexError(f"{args.features}: its stores come from different backbones; rerun cache-features")
     train = stores["train"]
+    for split, store in stores.items():
+        for same in ("dataset_fingerprint", "backbone_fingerprint", "taps", "pool"):
+            if store.provenance.get(same) != train.provenance.get(same):
+                what = same.removesuffix("_fingerprint")
+                raise CalexError(
+                    f"{args.features}: {split} and train are of another {what}; rerun cache-features for all splits"
+                )
     if not 1 <= k <= len(train.layout.taps):
         raise CalexError(f"--branch: {k} is not a branch; the stores hold taps 1..{len(train.layout.taps)}")
     budget = chosen["memory_mb"] << 20
@@ -86,6 +90,10 @@ def run(args: argparse.Namespace) -> None:
         "flops_confidence_head": np.array(with_confidence),
         "flops_backbone": np.array(train.provenance["flops"]),
     }
+    # Beside the weights and not in exits: another machine is no reason for later steps to see another file. One key,
+    # because safetensors keeps no order of several.
+    made = {"device": devices.describe(device), "threads": args.threads, "torch": torch.__version__}
     with replacing(args.out / f"branch{k}.safetensors") as partial:
-        save_file({name: tensor.contiguous() for name, tensor in branch.state_dict().items()}, partial)
+        tensors = {name: tensor.contiguous() for name, tensor in branch.state_dict().items()}
+        save_file(tensors, partial, metadata={"made": canonical_json(made)})
     write_npz(args.out / f"exits{k}.npz", said)

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 # temperature: T, softens both sides.
 OPTIONS = {"temperature": 4.0}
+RANGES = {"temperature": "(0, inf)"}
 
 
 def losses(logits: torch.Tensor, log_softmax: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -8,6 +8,7 @@ from calex.targets import kl, labels
 
 # alpha: the share of distillation. temperature: T of its softmax.
 OPTIONS = {"alpha": 0.5, "temperature": 4.0}
+RANGES = {"alpha": "[0, 1]", "temperature": "(0, inf)"}
 
 
 def losses(

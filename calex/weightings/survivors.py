@@ -13,8 +13,9 @@ from calex.exits import Exits
 SEQUENTIAL = True
 
 # train_margin: the margin m at which earlier branches are calibrated for this. sharpness: β, in units of the
-# score; 0 is a hard cut. floor: ε, the least survival that counts. min_support: as in the policy `cpm`.
+# score; 0 is a hard cut, infinity (`.inf`) weighs all alike. floor: ε, the least survival that counts. min_support: as in the policy `cpm`.
 OPTIONS = {"train_margin": 0.0, "sharpness": 0.1, "floor": 0.05, "min_support": 5}
+RANGES = {"train_margin": "[-2, 1]", "sharpness": "[0, inf]", "floor": "[0, 1]", "min_support": "[1, inf)"}
 
 
 def survival(

@@ -1,4 +1,3 @@
 """Every training image counts the same for every branch."""
 
 SEQUENTIAL = False
-OPTIONS = {}  # type: ignore[var-annotated]

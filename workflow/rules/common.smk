@@ -1,12 +1,15 @@
 # Everything that rules share: the checked config, each rule's own block of it, the sources its step reads.
 
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
 
+from snakemake.common.configfile import load_configfile
+
 from calex import plan, plugins, sources
-from calex.config import read_yaml, validated
+from calex.config import merged, read_yaml, validated
 from calex.errors import CalexError, suggestion
 from calex.files import canonical_json
 
@@ -32,11 +35,20 @@ except CalexError as error:
 configfile: CONFIG
 
 
+GIVEN = [
+    os.path.relpath(file) if Path(file).is_relative_to(Path.cwd()) else str(file) for file in workflow.overwrite_configfiles
+]
+ALONE = getattr(workflow.config_settings, "replace_workflow_config", False)
+BASE = [CONFIG] if Path(CONFIG).exists() and not ALONE else []
+
 try:
+    # Snakemake has merged the files already, but so that a head of another name would keep the options of the one below.
     config = validated(
-        config,
+        merged([*map(load_configfile, [*BASE, *GIVEN]), workflow.config_settings.config]),
         read_yaml(HERE / "schemas" / "config.schema.yaml"),
-        " + ".join(str(file) for file in workflow.configfiles) or "--config",
+        " + ".join(
+            [*BASE, *map(str, workflow.overwrite_configfiles), *(["--config"] if workflow.config_settings.config else [])]
+        ),
     )
 except CalexError as error:
     refuse(error)
@@ -45,8 +57,15 @@ except CalexError as error:
 if shutil.which("python") != sys.executable:
     os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 
+# OpenMP threads that spin while they wait take the core from whoever would let them go on: beside one busy process
+# two threads were three to five times as slow. Asleep they cost nothing that shows, and no bit of a result.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("KMP_BLOCKTIME", "0")
+
 # A job asks for a GPU if the config names one, or says auto and this machine has one.
-GPU = int(config["device"].startswith("cuda") or (config["device"] == "auto" and shutil.which("nvidia-smi") is not None))
+GPU = int(
+    config["device"].startswith(("cuda", "mps")) or (config["device"] == "auto" and shutil.which("nvidia-smi") is not None)
+)
 
 
 wildcard_constraints:
@@ -106,13 +125,20 @@ def settings(rule_name):
 
 def source_hashes(rule_name):
     """{file: hash} of every source file that the rule's step reads: an edit reruns exactly these rules."""
-    return lambda wildcards: sources.of_step(rule_name, settings_of(rule_name, wildcards))
+
+    def hashes(wildcards):
+        try:
+            return sources.of_step(rule_name, settings_of(rule_name, wildcards))
+        except CalexError as error:
+            refuse(error)
+
+    return hashes
 
 
 def looks_back(wildcards):
     """Does a method's weighting need the branches before? Then its branches train one after the other."""
     name = config["methods"][wildcards.method]["variants"][wildcards.variant]["weighting"]["name"]
-    return plugins.constants(plugins.source("weightings", name))["SEQUENTIAL"]
+    return plugins.constants(plugins.source("weightings", name)).get("SEQUENTIAL", False)
 
 
 def points_table(wildcards):
@@ -131,6 +157,20 @@ def exits_up_to(count):
         return [f"{folder}/exits{k}.npz" for k in range(1, last + 1)]
 
     return paths
+
+
+def command_of(wildcards):
+    """The command that makes a dataset's report as this run does."""
+    command = ["snakemake", "--cores", "all", f"results/pareto_{wildcards.dataset}.html"]
+    if Path(workflow.main_snakefile) != Path("workflow/Snakefile").absolute():
+        command += ["--snakefile", workflow.main_snakefile]
+    if ALONE:
+        command += ["--replace-workflow-config"]
+    if GIVEN:
+        command += ["--configfile", *GIVEN]
+    if workflow.config_settings.config_args:
+        command += ["--config", *workflow.config_settings.config_args]
+    return shlex.join(command)
 
 
 def run_of(wildcards):

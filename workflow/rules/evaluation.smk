@@ -88,6 +88,8 @@ rule pareto:
         mem_mb=4000,
         runtime=30,
         gpu=0,
+        # Not a param: the same config from another file is no reason to compute again.
+        command=command_of,
     params:
         settings=lambda w: canonical_json(run_of(w)),
         sources=source_hashes("pareto"),
@@ -95,5 +97,5 @@ rule pareto:
         "{wildcards.dataset}: gathering operating points, marking fronts"
     # The step finds its inputs by the same plan: their paths would be too many for a command line.
     shell:
-        "python -m calex pareto --results results --settings {params.settings:q} --out {output.points} --run {output.run}"
-        " 2>&1 | tee {log}"
+        "python -m calex pareto --results results --settings {params.settings:q} --command {resources.command:q}"
+        " --out {output.points} --run {output.run} 2>&1 | tee {log}"
