@@ -9,7 +9,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
-from calex import plugins
+from calex import plugins, recipes
 from calex.errors import CalexError, suggestion
 from calex.scores import SCORES
 
@@ -107,6 +107,10 @@ def _check_names(config: dict[str, Any]) -> None:
         for key, kind in (("recipe", "recipes"), ("head", "heads"), ("target", "targets"), ("weighting", "weightings")):
             method[key] = plugins.complete(kind, method[key], f"{where}.{key}")
         _known(method["score"], SCORES, f"{where}.score")
+        recipe = method["recipe"]["name"]
+        recipes.check_target(recipe, method["target"]["name"], f"{where}.target")
+        recipes.check_score(recipe, method["score"], f"{where}.score")
+        recipes.check_weighting(recipe, method["weighting"]["name"], f"{where}.weighting")
         for entry in method["policies"]:
             _known(entry, config["policies"], f"{where}.policies")
     for name, policy in config["policies"].items():

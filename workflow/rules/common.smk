@@ -5,7 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from calex import plugins, sources
+from calex import plugins, recipes, sources
 from calex.config import read_yaml, validated
 from calex.errors import CalexError, suggestion
 from calex.files import canonical_json
@@ -86,6 +86,8 @@ def settings_of(rule_name, wildcards):
         return part(features, "views", "precision", "codec", "compute", "batch_size", "order_seed")
     if rule_name == "train_branch":
         return part(method, "recipe", "head", "target", "shared_core", "correct") | part(features, "memory_mb")
+    if rule_name == "train_branches":
+        return part(method, "recipe", "head", "target", "shared_core") | part(features, "memory_mb")
     if rule_name == "weigh_survivors":
         return part(method, "weighting", "score", "correct")
     if rule_name == "calibrate":
@@ -113,6 +115,14 @@ def looks_back(method):
     """Does a method's weighting need the branches before? Then its branches train one after the other."""
     name = config["methods"][method]["weighting"]["name"]
     return plugins.constants(plugins.source("weightings", name))["SEQUENTIAL"]
+
+
+def methods_that_train(joint):
+    """A pattern for the methods whose recipe trains all branches at once, or for the others; there may be none."""
+    return (
+        "|".join(name for name, method in config["methods"].items() if recipes.joint(method["recipe"]["name"]) == joint)
+        or "(?!)"
+    )
 
 
 def cascades(dataset):
