@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, run_calex, run_snakemake
+from conftest import REPOSITORY, run_snakemake
 from joint_cascades import FLOPS, IMAGES, build, everything, write_store
 from safetensors.torch import load_file
 
 from calex import config, exits, recipes
+from calex.__main__ import main
 from calex.branches import answers
 from calex.cascade import leave
 from calex.errors import CalexError
@@ -47,19 +48,17 @@ def features(tmp_path_factory) -> Path:
     return folder
 
 
-def trained(features: Path, out: Path, name: str, *arguments: str) -> None:
-    done = run_calex(
-        "train-branches", "--features", features, "--seed", str(SEED), "--settings", settings(name), "--out", out,
-        "--device", "cpu", *arguments,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+def step(verb: str, features: Path, out: Path, block: str, *arguments: str) -> int:
+    """In this process, because to import torch takes longer than to train these."""
+    common = ["--features", str(features), "--seed", str(SEED), "--settings", block, "--out", str(out), "--device", "cpu"]
+    return main([verb, *common, *arguments])
 
 
 @pytest.fixture(scope="module", params=JOINT)
 def cascade(request, features, tmp_path_factory) -> tuple[str, Path]:
     """A recipe's name and the folder of a cascade that it trained."""
     folder = tmp_path_factory.mktemp(request.param)
-    trained(features, folder, request.param)
+    assert step("train-branches", features, folder, settings(request.param)) == 0
     return request.param, folder
 
 
@@ -106,7 +105,7 @@ def test_an_image_leaves_at_the_first_exit_whose_score_reaches_the_threshold(cas
 
 def test_the_same_seed_gives_the_same_bytes(cascade, features, tmp_path) -> None:
     name, folder = cascade
-    trained(features, tmp_path, name)
+    assert step("train-branches", features, tmp_path, settings(name)) == 0
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
         path.name: path.read_bytes() for path in folder.iterdir()
     }
@@ -144,11 +143,8 @@ def test_branches_begin_as_they_do_alone() -> None:
     ],
 )
 def test_what_a_step_cannot_do_is_one_line(features, tmp_path, capsys, verb, changes, said) -> None:
-    from calex.__main__ import main
-
     extra = ["--branch", "1"] if verb == "train-branch" else []
-    arguments = ["--features", features, "--seed", 0, "--settings", settings("ztw", **changes), "--out", tmp_path, "--device"]
-    assert main([verb, *extra, *map(str, arguments), "cpu"]) == 2
+    assert step(verb, features, tmp_path, settings("ztw", **changes), *extra) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert len(lines) == 1 and said in lines[0]
     assert list(tmp_path.iterdir()) == []
