@@ -20,6 +20,7 @@ VERBS = (
     "train-backbone",
     "cache-features",
     "train-branch",
+    "train-branches",
     "weigh-survivors",
     "calibrate",
     "evaluate",

@@ -11,7 +11,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
-from calex import plan, plugins
+from calex import plan, plugins, recipes
 from calex.errors import CalexError, suggestion, unquoted
 from calex.scores import SCORES
 
@@ -157,6 +157,10 @@ def _check_names(config: dict[str, Any]) -> None:
                 variant[key] = plugins.complete(kind, variant[key], f"{where}.{key}")
             _known(variant["score"], SCORES, f"{where}.score")
             _known(variant["correct"], ("label", "backbone"), f"{where}.correct")
+            recipe = variant["recipe"]["name"]
+            recipes.check_target(recipe, variant["target"]["name"], f"{where}.target")
+            recipes.check_score(recipe, variant["score"], f"{where}.score")
+            recipes.check_weighting(recipe, variant["weighting"]["name"], f"{where}.weighting")
         config["methods"][name] = {"policies": method["policies"], "variants": variants}
     for name, policy in config["policies"].items():
         config["policies"][name] = plugins.complete("policies", policy, f"policies.{name}")

@@ -3,7 +3,8 @@
 One file a branch, `exits{k}.npz`. For each split, with V training views and V = 1 elsewhere:
 `{split}_prediction` (V, N) int64, `{split}_score_{name}` (V, N) float32 for every score, `{split}_label` (N,)
 int64, `{split}_backbone` (V, N) int64 (the backbone's answer). Besides, in FLOPs of one image:
-`flops_to_tap`, `flops_head`, `flops_confidence_head` (the head with its confidence part), `flops_backbone`.
+`flops_to_tap`, `flops_head`, `flops_confidence_head` (the head with its confidence part), `flops_backbone`. A branch
+without a confidence head has neither that score nor its FLOPs.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from calex.cost import Costs
 from calex.errors import CalexError, suggestion
 from calex.files import read_npz
-from calex.scores import SCORES
+from calex.scores import SCORES, scores
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,33 @@ class Exits:
         if correct not in ("label", "backbone"):
             raise CalexError(f"correct: unknown value '{correct}', known: backbone, label")
         return self.labels if correct == "label" else self.backbone
+
+
+def content(
+    said: dict[str, Sequence[tuple[np.ndarray, np.ndarray | None]]],
+    labels: dict[str, np.ndarray],
+    backbone: dict[str, np.ndarray],
+    classes: int,
+    to_tap: float,
+    head: float,
+    confidence_head: float | None,
+    whole: float,
+) -> dict[str, np.ndarray]:
+    """What one branch's file holds.
+
+    By split: `said`, the log-probabilities (N, C) and confidences (N,) or None of each view, `labels` (N,) int64 and
+    `backbone` (V, N) int64. The rest are FLOPs: up to the tap, of the head, with its confidence part, of the backbone.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for split, views in said.items():
+        arrays[f"{split}_prediction"] = np.stack([answers.argmax(1) for answers, _ in views]).astype(np.int64)
+        by_view = [scores(*each) for each in views]
+        for name in by_view[0]:
+            arrays[f"{split}_score_{name}"] = np.stack([each[name] for each in by_view])
+        arrays[f"{split}_label"], arrays[f"{split}_backbone"] = labels[split], backbone[split]
+    flops = {"to_tap": to_tap, "head": head, "confidence_head": confidence_head, "backbone": whole}
+    known = {f"flops_{name}": np.array(value) for name, value in flops.items() if value is not None}
+    return arrays | {"classes": np.array(classes)} | known
 
 
 def read(paths: Sequence[str | Path], split: str, score: str, view: int = 0) -> Exits:

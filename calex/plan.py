@@ -38,6 +38,9 @@ def variants(method: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
     fixed = {key: value for key, value in method.items() if key != "policies"}
     places: list[tuple[str, ...]] = [(key,) for key, value in fixed.items() if isinstance(value, list)]
     places += [(key, option) for key in BLOCKS for option, value in fixed.get(key, {}).items() if isinstance(value, list)]
+    for key, *option in places:
+        if option == ["name"]:
+            raise CalexError(f"{where}.{key}.name: a list; make a method of each, they have other options")
     shared = Counter(place[-1] for place in places)
     found: dict[str, dict[str, Any]] = {}
     listed = [fixed[place[0]] if len(place) == 1 else fixed[place[0]][place[1]] for place in places]

@@ -65,6 +65,11 @@ def test_lists_that_cannot_be_named_apart_are_refused(values: list[Any], said: s
         plan.variants(changed(target={"temperature": values}), "methods.m")
 
 
+def test_a_list_of_names_is_refused() -> None:
+    with pytest.raises(CalexError, match=r"methods\.m\.head\.name: a list"):
+        plan.variants(changed(head={"name": ["prototype", "ztw"]}), "methods.m")
+
+
 def test_each_value_of_a_list_is_checked() -> None:
     content = yaml.safe_load((REPOSITORY / "tests/tiny.yaml").read_text())
     content["methods"]["calexnet"]["target"]["temperature"] = [4.0, "hot"]

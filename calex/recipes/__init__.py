@@ -1,1 +1,50 @@
-"""One file a training recipe."""
+"""One file a training recipe.
+
+`JOINT = False`: branches train one a job, `train(branch, loader, weights, target, settings, correct, device, label)`.
+
+`JOINT = True`: all branches of a cascade train in one job. `build(head, shapes, classes, shared_core, settings, seed)`
+gives a `Cascade`, of which `train(cascade, loader, target, settings, costs, seed, device, label)` learns; the loader
+reads all taps aligned, and every image counts the same.
+
+`SCORES` and `TARGETS` name the scores that its exits hold and the targets that it can learn; without them, all.
+"""
+
+from __future__ import annotations
+
+from calex import plugins
+from calex.errors import CalexError, suggestion
+from calex.scores import SCORES
+
+
+def constant(name: str, key: str, default: object) -> object:
+    """What a recipe says of itself, read without importing it."""
+    return plugins.constants(plugins.source("recipes", name)).get(key, default)
+
+
+def joint(name: str) -> bool:
+    """Does a recipe train all branches at once?"""
+    return bool(constant(name, "JOINT", False))
+
+
+def check_target(recipe: str, target: str, where: str) -> None:
+    """An error, if the recipe cannot learn this target."""
+    _among(recipe, target, constant(recipe, "TARGETS", plugins.names("targets")), f"{where}.name", "learns no target")
+
+
+def check_score(recipe: str, score: str, where: str) -> None:
+    """An error, if the recipe's exits do not hold this score."""
+    _among(recipe, score, constant(recipe, "SCORES", SCORES), where, "gives no score")
+
+
+def check_weighting(recipe: str, weighting: str, where: str) -> None:
+    """An error, if the weighting looks at earlier branches and the recipe trains all at once."""
+    if joint(recipe) and plugins.constants(plugins.source("weightings", weighting)).get("SEQUENTIAL", False):
+        raise CalexError(
+            f"{where}.name: '{weighting}' looks at earlier branches, but the recipe '{recipe}' trains all at once; use uniform"
+        )
+
+
+def _among(recipe: str, name: str, known: object, where: str, lacks: str) -> None:
+    assert isinstance(known, list | tuple)
+    if name not in known:
+        raise CalexError(f"{where}: the recipe '{recipe}' {lacks} '{name}', {suggestion(name, known)}")

@@ -1,5 +1,6 @@
 # Branches over cached features. A weighting that looks back makes a chain of these: train_branch k, then
-# weigh_survivors k + 1, and so on; otherwise all branches train side by side.
+# weigh_survivors k + 1, and so on; otherwise all branches train side by side. A joint recipe makes a whole cascade
+# in one job, train_branches.
 
 CASCADE = "results/{dataset}/{backbone}/{method}/{variant}/seed{seed}"
 
@@ -20,6 +21,8 @@ rule train_branch:
         f"logs/{CASCADE.removeprefix('results/')}/branch{{k}}.log",
     benchmark:
         f"benchmarks/{CASCADE.removeprefix('results/')}/branch{{k}}.tsv"
+    wildcard_constraints:
+        method=methods_that_train(joint=False),
     conda:
         "../../environment.yml"
     threads: config["threads"]["train_branch"]
@@ -42,6 +45,51 @@ rule train_branch:
         "python -m calex train-branch --features {params.features} --branch {wildcards.k} {params.weights}"
         " --seed {wildcards.seed} --settings {params.settings:q} --device {resources.device}"
         " --threads {resources.torch_threads} --out {params.folder} 2>&1 | tee {log}"
+
+
+# What a rule makes must be known before any job, and backbones may differ in their number of branches: a rule for
+# each number, which is one for nearly every config.
+BRANCH_COUNTS = sorted({len(backbone["taps"]) for backbone in config["backbones"].values()})
+
+for count in BRANCH_COUNTS:
+
+    rule:
+        name:
+            "train_branches" if len(BRANCH_COUNTS) == 1 else f"train_branches_{count}"
+        input:
+            manifests=expand("results/{{dataset}}/{{backbone}}/features/{split}.json", split=SPLITS),
+            stores=ancient(expand("results/{{dataset}}/{{backbone}}/features/{split}.zarr", split=SPLITS)),
+        output:
+            branches=[f"{CASCADE}/branch{k}.safetensors" for k in range(1, count + 1)],
+            exits=[f"{CASCADE}/exits{k}.npz" for k in range(1, count + 1)],
+        log:
+            f"logs/{CASCADE.removeprefix('results/')}/branches.log",
+        benchmark:
+            f"benchmarks/{CASCADE.removeprefix('results/')}/branches.tsv"
+        wildcard_constraints:
+            method=methods_that_train(joint=True),
+            backbone="|".join(name for name, backbone in config["backbones"].items() if len(backbone["taps"]) == count),
+        conda:
+            "../../environment.yml"
+        threads: config["threads"]["train_branch"]
+        resources:
+            mem_mb=8000,
+            runtime=720,
+            gpu=GPU,
+            # Not params: another device or thread count is no reason to compute again.
+            device=config["device"],
+            torch_threads=config["threads"]["train_branch"],
+        params:
+            settings=settings("train_branches"),
+            sources=source_hashes("train_branches"),
+            features=lambda w, input: str(Path(input.manifests[0]).parent),
+            folder=lambda w, output: str(Path(output.exits[0]).parent),
+        message:
+            "{wildcards.dataset} {wildcards.backbone} {wildcards.method} seed {wildcards.seed}: training all branches"
+        shell:
+            "python -m calex train-branches --features {params.features} --seed {wildcards.seed}"
+            " --settings {params.settings:q} --device {resources.device} --threads {resources.torch_threads}"
+            " --out {params.folder} 2>&1 | tee {log}"
 
 
 rule weigh_survivors:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from snakemake.common.configfile import load_configfile
 
-from calex import plan, plugins, sources
+from calex import plan, plugins, recipes, sources
 from calex.config import merged, read_yaml, validated
 from calex.errors import CalexError, suggestion
 from calex.files import canonical_json
@@ -105,6 +105,8 @@ def settings_of(rule_name, wildcards):
         return part(features, "views", "precision", "codec", "compute", "batch_size", "order_seed")
     if rule_name == "train_branch":
         return part(method, "recipe", "head", "target", "shared_core", "correct") | part(features, "memory_mb")
+    if rule_name == "train_branches":
+        return part(method, "recipe", "head", "target", "shared_core") | part(features, "memory_mb")
     if rule_name == "weigh_survivors":
         return part(method, "weighting", "score", "correct")
     if rule_name == "calibrate":
@@ -139,6 +141,16 @@ def looks_back(wildcards):
     """Does a method's weighting need the branches before? Then its branches train one after the other."""
     name = config["methods"][wildcards.method]["variants"][wildcards.variant]["weighting"]["name"]
     return plugins.constants(plugins.source("weightings", name)).get("SEQUENTIAL", False)
+
+
+def methods_that_train(joint):
+    """A pattern for the methods whose recipe trains all branches at once, or for the others; there may be none."""
+    names = [
+        name
+        for name, method in config["methods"].items()
+        if any(recipes.joint(variant["recipe"]["name"]) == joint for variant in method["variants"].values())
+    ]
+    return "|".join(names) or "(?!)"
 
 
 def points_table(wildcards):

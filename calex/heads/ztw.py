@@ -1,0 +1,33 @@
+"""Zero Time Waste's branch: a 3×3 convolution and a learnt mixture of maximum and average pooling (Wójcik et al. 2021).
+
+The pooling is that of SDN (Kaya et al. 2019): α·max + (1 − α)·average, to a small grid that is then flattened.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+# pool: cells a side that are kept; a smaller map is kept whole.
+OPTIONS = {"pool": 4}
+
+
+class MixedPooling(nn.Module):
+    """(B, C, H, W) float32 → (B, C·min(pool, H)·min(pool, W))."""
+
+    def __init__(self, channels: int, cells: tuple[int, int]) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, channels, 3, padding=1)
+        self.alpha = nn.Parameter(torch.tensor(0.5))
+        self.cells = cells
+        self.width = channels * cells[0] * cells[1]
+
+    def forward(self, feature_map: torch.Tensor) -> torch.Tensor:
+        seen = self.convolution(feature_map).relu()
+        most, mean = F.adaptive_max_pool2d(seen, self.cells), F.adaptive_avg_pool2d(seen, self.cells)
+        return (self.alpha * most + (1 - self.alpha) * mean).flatten(1)
+
+
+def build(channels: int, height: int, width: int, pool: int) -> nn.Module:
+    return MixedPooling(channels, (min(pool, height), min(pool, width)))

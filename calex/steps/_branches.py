@@ -1,0 +1,71 @@
+"""What the two verbs that train branches share: the stores that they read and the files that they write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from calex import devices, exits, images, recipes
+from calex.branches import Cascade, answers
+from calex.errors import CalexError
+from calex.features.loader import Loader
+from calex.features.store import Store, open_store
+from calex.files import canonical_json, replacing, write_npz
+
+
+def opened(features: Path) -> dict[str, Store]:
+    """The store of every split; all must hold the same taps of one backbone over one dataset."""
+    stores = {split: open_store(features, split) for split in images.SPLITS}
+    for split, store in stores.items():
+        for same in ("dataset_fingerprint", "backbone_fingerprint", "taps", "pool"):
+            if store.provenance.get(same) != stores["train"].provenance.get(same):
+                what = same.removesuffix("_fingerprint")
+                raise CalexError(f"{features}: {split} and train are of another {what}; rerun cache-features for all splits")
+    return stores
+
+
+def check(settings: dict[str, Any], joint: bool) -> None:
+    """An error, if the recipe is for the other verb or cannot learn the target."""
+    name = settings["recipe"]["name"]
+    if recipes.joint(name) != joint:
+        verb, ways = ("train-branch", "one by one") if joint else ("train-branches", "all at once")
+        raise CalexError(f"--settings: the recipe '{name}' trains branches {ways}; use {verb}")
+    recipes.check_target(name, settings["target"]["name"], "--settings: target")
+
+
+def write(
+    cascade: Cascade,
+    numbers: Sequence[int],
+    stores: dict[str, Store],
+    folder: Path,
+    device: torch.device,
+    threads: int,
+    memory_budget: int,
+) -> None:
+    """branch{k}.safetensors and exits{k}.npz of each exit of a trained cascade; `numbers` are their k."""
+    said: dict[str, list[list[tuple[np.ndarray, np.ndarray | None]]]] = {}
+    for split, store in stores.items():
+        reader = Loader(store, [k - 1 for k in numbers], 1024, seed=0, device=device, memory_budget=memory_budget)
+        views = [answers(cascade, (batch.taps for batch in reader.ordered(v))) for v in range(store.layout.views)]
+        said[split] = [list(of_exit) for of_exit in zip(*views, strict=True)]
+    labels = {split: store.labels for split, store in stores.items()}
+    backbone = {split: store.log_softmax.argmax(2).astype(np.int64) for split, store in stores.items()}
+    train = stores["train"]
+    # Beside the weights and not in exits: another machine is no reason for later steps to see another file. One key,
+    # because safetensors keeps no order of several.
+    made = canonical_json({"device": devices.describe(device), "threads": threads, "torch": torch.__version__})
+    for number, (k, branch) in enumerate(zip(numbers, cascade.cpu().branches, strict=True)):
+        head, confidence_head = branch.flops()  # type: ignore[operator]
+        arrays = exits.content(
+            {split: by_exit[number] for split, by_exit in said.items()}, labels, backbone, train.layout.classes,
+            train.provenance["flops_to_tap"][k - 1], head, confidence_head, train.provenance["flops"],
+        )  # fmt: skip
+        with replacing(folder / f"branch{k}.safetensors") as partial:
+            tensors = {name: tensor.contiguous() for name, tensor in branch.state_dict().items()}
+            save_file(tensors, partial, metadata={"made": made})
+        write_npz(folder / f"exits{k}.npz", arrays)

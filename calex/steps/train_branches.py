@@ -1,0 +1,46 @@
+"""Train all branches of a cascade together over cached features: branch{k}.safetensors and exits{k}.npz for k = 1..K.
+
+For recipes in which branches learn from each other (PTEEnet, ZTW, BoostNet). The exits files need no torch to be read;
+calibration and evaluation start from them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from calex import devices, plugins, settings
+from calex.cost import Costs
+from calex.features.loader import Loader
+from calex.steps import _branches
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--features", type=Path, required=True, help="the folder of feature stores (train, val and test)")
+    parser.add_argument("--seed", type=int, required=True, help="of the initial weights and the order of images")
+    parser.add_argument(
+        "--settings", type=settings.parse, required=True,
+        help='JSON: {"recipe": {…}, "head": {…}, "target": {…}, "shared_core": false, "memory_mb": 2048}; '
+        "features up to memory_mb are kept in memory, larger ones streamed",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write into")
+    devices.add_arguments(parser, threads=1)
+
+
+def run(args: argparse.Namespace) -> None:
+    chosen = settings.completed(args.settings, recipe="recipes", head="heads", target="targets")
+    _branches.check(chosen, joint=True)
+    device = devices.claim(args.device, args.threads)
+    stores = _branches.opened(args.features)
+    train = stores["train"]
+    shapes, budget = train.layout.taps, chosen["memory_mb"] << 20
+
+    recipe, options = plugins.load("recipes", chosen["recipe"]["name"]), plugins.options_of(chosen["recipe"])
+    cascade = recipe.build(chosen["head"], shapes, train.layout.classes, chosen["shared_core"], options, args.seed)
+    loader = Loader(
+        train, range(len(shapes)), options["batch_size"], seed=1000 * args.seed, device=device, memory_budget=budget
+    )
+    head = [with_confidence or alone for alone, with_confidence in (branch.flops() for branch in cascade.branches)]
+    costs = Costs(tuple(train.provenance["flops_to_tap"]), tuple(head), train.provenance["flops"])
+    recipe.train(cascade, loader, chosen["target"], options, costs, args.seed, device, f"train-branches seed {args.seed}")
+    _branches.write(cascade, range(1, len(shapes) + 1), stores, args.out, device, args.threads, budget)
