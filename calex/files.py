@@ -69,10 +69,11 @@ def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
         np.savez(handle, **arrays)  # type: ignore[arg-type]
 
 
-def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+def read_npz(path: str | Path, only: str | None = None) -> dict[str, np.ndarray]:
+    """All arrays of a file, or one of them without reading the others."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            return {name: archive[name] for name in archive.files if only in (None, name)}
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise CalexError(f"{path}: damaged ({error}); delete it and rerun the step that makes it") from None
 

@@ -18,10 +18,12 @@ rule prepare_dataset:
     params:
         settings=lambda w: canonical_json(config["datasets"][w.dataset]["source"]),
         sources=source_hashes("prepare_dataset"),
+        # Datasets of one source share its downloads.
+        resources=lambda w: f"resources/{config['datasets'][w.dataset]['source']['name']}",
     message:
         "{wildcards.dataset}: decoding images"
     shell:
-        "python -m calex prepare-dataset --source {params.settings:q} --resources resources/{wildcards.dataset} --out {output}"
+        "python -m calex prepare-dataset --source {params.settings:q} --resources {params.resources} --out {output}"
         " 2>&1 | tee {log}"
 
 
