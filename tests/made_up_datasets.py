@@ -12,7 +12,7 @@ import pickle
 import struct
 import tarfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -32,7 +32,7 @@ def coloured(labels: np.ndarray, classes: int, side: int = 32, seed: int = 0) ->
 class Python2Pickler(pickle._Pickler):  # type: ignore[name-defined]
     """Writes as Python 2 did: protocol 2, byte strings for all text, NumPy's modules under their old names."""
 
-    dispatch = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict[type, Any]] = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=2)

@@ -62,7 +62,7 @@ def listing(place: Path, root: str) -> list[str]:
     if place.is_dir():
         found = (os.path.join(folder, file) for folder, _, files in os.walk(place) for file in files)
         return sorted(os.path.relpath(file, place).replace(os.sep, "/") for file in found)
-    return sorted(name for name, _, _ in _members(place, root))
+    return sorted(name for name, _ in _members(place, root))
 
 
 def contents(place: Path, root: str, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
@@ -75,18 +75,19 @@ def contents(place: Path, root: str, names: Collection[str]) -> Iterator[tuple[s
             except (FileNotFoundError, NotADirectoryError):
                 raise CalexError(f"{place}: incomplete, there is no file '{name}'; get the archive again") from None
         return
-    for name, archive, member in _members(place, root):
+    for name, data in _members(place, root, wanted):
         if name in wanted:
-            stream = archive.extractfile(member)
-            assert stream is not None  # a plain file, as _members has checked
-            yield name, stream.read()
+            yield name, data
             wanted.discard(name)
     if wanted:
         raise CalexError(f"{place}: incomplete, there is no file '{min(wanted)}' in it")
 
 
-def _members(path: Path, root: str) -> Iterator[tuple[str, tarfile.TarFile, tarfile.TarInfo]]:
-    """Every plain file of a .tar.gz from front to end; links, devices and paths that climb out are errors."""
+def _members(path: Path, root: str, wanted: Collection[str] = ()) -> Iterator[tuple[str, bytes]]:
+    """The name of every plain file of a .tar.gz from front to end, with its bytes if wanted (else none).
+
+    Links, devices and paths that climb out are errors.
+    """
     try:
         with tarfile.open(path, "r|gz") as archive:
             for member in archive:
@@ -98,6 +99,8 @@ def _members(path: Path, root: str) -> Iterator[tuple[str, tarfile.TarFile, tarf
                 if not member.isfile():
                     raise CalexError(f"{path}: unsafe, its entry '{member.name}' is a link or a device; do not use it")
                 parts = pure.parts[1:] if pure.parts[0] == root else pure.parts
-                yield "/".join(parts), archive, member
+                name = "/".join(parts)
+                stream = archive.extractfile(member) if name in wanted else None
+                yield name, b"" if stream is None else stream.read()
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise CalexError(f"{path}: not a whole .tar.gz ({error}); delete it and get it again") from None

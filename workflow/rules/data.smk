@@ -43,7 +43,7 @@ rule measure_taps:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=2000,
         runtime=10,
         gpu=0,
     params:
@@ -70,7 +70,8 @@ rule train_backbone:
         "../../environment.yml"
     threads: config["threads"]["train_backbone"]
     resources:
-        mem_mb=8000,
+        # The images, and a copy of one split of them.
+        mem_mb=memory(6000, 2),
         runtime=1440,
         gpu=GPU,
         # Not params: another device or thread count is no reason to compute again.
