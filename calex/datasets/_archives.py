@@ -91,6 +91,7 @@ def _members(path: Path, root: str, wanted: Collection[str] = ()) -> Iterator[tu
     try:
         with tarfile.open(path, "r|gz") as archive:
             for member in archive:
+                archive.members = []  # type: ignore[attr-defined]  # it would keep every header that was read
                 pure = PurePosixPath(member.name)
                 if pure.is_absolute() or ".." in pure.parts:
                     raise CalexError(f"{path}: unsafe, its entry '{member.name}' climbs out of the archive; do not use it")
