@@ -38,13 +38,36 @@ class Images:
         return np.flatnonzero(self.split == SPLITS.index(split))
 
 
+# Each array's type, number of dimensions, and both in words.
+_FORMS = (
+    ("images", np.uint8, 4, "uint8 (N, H, W, 1 or 3)"),
+    ("labels", np.int64, 1, "int64 (N,)"),
+    ("split", np.uint8, 1, "uint8 (N,)"),
+    ("names", np.str_, 1, "str (classes,)"),
+)
+
+
 def checked(dataset: Images, where: str) -> Images:
     """The dataset itself, or an error that names what is wrong with it."""
-    images, labels, classes = dataset.images, dataset.labels, len(dataset.names)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise CalexError(f"{where}: images must be uint8 (N, H, W, 1 or 3), got {images.dtype} {images.shape}")
+    if not isinstance(dataset, Images):
+        raise CalexError(f"{where}: load() returned {type(dataset).__name__}, not Images; mend the source")
+    for name, kind, dimensions, form in _FORMS:
+        array = getattr(dataset, name)
+        if not isinstance(array, np.ndarray):
+            raise CalexError(f"{where}: {name} must be {form}, got {type(array).__name__}; mend the source")
+        if not np.issubdtype(array.dtype, kind) or array.ndim != dimensions:
+            raise CalexError(f"{where}: {name} must be {form}, got {array.dtype} {array.shape}; mend the source")
+    images, labels, names = dataset.images, dataset.labels, dataset.names.tolist()
+    if images.shape[3] not in (1, 3) or min(images.shape) < 1:
+        raise CalexError(f"{where}: images must be {_FORMS[0][3]} and not empty, got {images.shape}; mend the source")
     if labels.shape != (len(images),) or dataset.split.shape != labels.shape:
         raise CalexError(f"{where}: {len(images)} images but {len(labels)} labels and {len(dataset.split)} split entries")
+    classes = len(names)
+    if classes < 2:
+        raise CalexError(f"{where}: {classes} class names; at least two classes are needed")
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double is not None:
+        raise CalexError(f"{where}: two classes are named '{double}'; give each a name of its own")
     if (dataset.split >= len(SPLITS)).any():
         strange = int(np.argmax(dataset.split >= len(SPLITS)))
         raise CalexError(f"{where}: image {strange} has split {dataset.split[strange]}, not 0 (train), 1 (val) or 2 (test)")
@@ -64,13 +87,15 @@ def save(path: str | Path, dataset: Images) -> None:
     write_npz(path, {**vars(dataset), "fingerprint": np.array(dataset.fingerprint)})
 
 
+def load_names(path: str | Path) -> np.ndarray:
+    """(classes,) str, without reading the images."""
+    return read_npz(path, ["names"])["names"]
+
+
 def load(path: str | Path) -> Images:
-    arrays = read_npz(path)
-    missing = {"images", "labels", "split", "names", "fingerprint"} - set(arrays)
-    if missing:
-        raise CalexError(f"{path}: not a dataset file (no '{min(missing)}'); delete it and rerun prepare-dataset")
+    arrays = read_npz(path, ["images", "labels", "split", "names", "fingerprint"])
     fingerprint = str(arrays.pop("fingerprint"))
-    dataset = Images(**{name: arrays[name] for name in ("images", "labels", "split", "names")})
+    dataset = Images(**arrays)
     if dataset.fingerprint != fingerprint:
         raise CalexError(f"{path}: its content does not match its own fingerprint; delete it and rerun prepare-dataset")
     return dataset

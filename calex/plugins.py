@@ -3,7 +3,8 @@
 A *kind* is a folder of this package (`heads`, `policies`, …). A file in it is a plugin: its name is what
 the config says, its literal `OPTIONS` are the keys its config block may hold with their defaults, `CHOICES` the
 words that some of them may be, `RANGES` the interval of each number (`calex.ranges`). All are read from the source
-without importing it, so that checking a config never loads torch.
+without importing it, so that checking a config never loads torch. A default of None stands for a path or a name that
+may be left out.
 """
 
 from __future__ import annotations
@@ -83,9 +84,10 @@ def complete(kind: str, block: dict[str, Any], where: str) -> dict[str, Any]:
         default = options[key]
         if value == INFINITY and type(default) is float:
             value = math.inf
-        kinds = (int, float) if type(default) is float else type(default)
+        kinds = {float: (int, float), type(None): (str, type(None))}.get(type(default), type(default))
         if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
-            raise CalexError(f"{where}.{key}: expected something like {default!r}, got {value!r}{unquoted(value)}")
+            like = "a text or null" if default is None else f"something like {default!r}"
+            raise CalexError(f"{where}.{key}: expected {like}, got {value!r}{unquoted(value)}")
         if key in choices and value not in choices[key]:
             raise CalexError(f"{where}.{key}: unknown value '{value}', {suggestion(str(value), choices[key])}")
         if type(default) in (int, float):

@@ -24,3 +24,17 @@ def stratified_split(labels: np.ndarray, val: int | float, test: int | float, se
         raise CalexError(f"cannot split {len(labels)} images into val={val} and test={test}: {error}") from None
     split[validation], split[held] = SPLITS.index("val"), SPLITS.index("test")
     return split
+
+
+def held_out(labels: np.ndarray, val: int | float, seed: int = 0) -> np.ndarray:
+    """A fixed validation share of training images: (N,) uint8 positions in `SPLITS`, `train` or `val`.
+
+    val: a number of images (int) or a share of N (float), with every class in proportion.
+    """
+    split = np.full(len(labels), SPLITS.index("train"), np.uint8)
+    try:
+        _, validation = train_test_split(np.arange(len(labels)), test_size=val, random_state=seed, stratify=labels)
+    except ValueError as error:
+        raise CalexError(f"cannot hold val={val} of {len(labels)} training images out: {error}") from None
+    split[validation] = SPLITS.index("val")
+    return split

@@ -69,14 +69,16 @@ def test_a_missing_key_and_a_misspelt_option(exits: list[Path], tmp_path: Path) 
     refused("unknown key 'stepz', did you mean 'steps'?", "calibrate", "--exits", *exits, "--settings", wrong, *out)
 
 
-def test_a_damaged_dataset(tiny: Path, tmp_path: Path) -> None:
-    shutil.copy(tiny / "results/digits/images.npz", tmp_path / "images.npz")
-    content = bytearray((tmp_path / "images.npz").read_bytes())
-    content[5000] ^= 1
-    (tmp_path / "images.npz").write_bytes(content)
-    block = '{"network":"resnet18","stem":"cifar","input_size":8,"taps":["layer1"],"pool":4}'
-    out = tmp_path / "taps.json"
-    refused("images.npz: ", "measure-taps", "--dataset", tmp_path / "images.npz", "--settings", block, "--out", out)
+def test_a_damaged_dataset(tmp_path: Path) -> None:
+    path = tmp_path / "images.npz"
+    source = ("--source", '{"name":"digits"}', "--resources", tmp_path)
+    assert run_calex("prepare-dataset", *source, "--out", path).returncode == 0
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 1  # one bit of a pixel
+    path.write_bytes(content)
+    block = '{"network":"resnet18","stem":"cifar"}'
+    out = tmp_path / "backbone.safetensors"
+    refused("images.npz: ", "train-backbone", "--dataset", path, "--settings", block, "--out", out)
     assert not out.exists()
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from calex.errors import CalexError
-from calex.images import SPLITS, Images, checked, load, save
+from calex.images import SPLITS, Images, checked, load, load_names, save
 from calex.plugins import complete, options_of
 from calex.plugins import load as plugin
 from calex.splitting import stratified_split
@@ -186,3 +186,43 @@ def test_a_split_entry_that_is_no_split_is_an_error():
     split[6] = 3  # an image that would silently never be used
     with pytest.raises(CalexError, match="split"):
         checked(replace(small(), split=split), "mine")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ({"images": small().images.tolist()}, r"mine: images must be uint8 .*, got list; mend the source"),
+        ({"labels": small().labels.tolist()}, r"mine: labels must be int64 \(N,\), got list"),
+        ({"labels": small().labels.astype(np.float64)}, r"mine: labels must be int64 \(N,\), got float64 \(9,\)"),
+        ({"labels": small().labels.astype(np.int32)}, r"mine: labels must be int64 \(N,\), got int32 \(9,\)"),
+        ({"labels": small().labels[:, None]}, r"mine: labels must be int64 \(N,\), got int64 \(9, 1\)"),
+        ({"labels": None}, r"mine: labels must be int64 \(N,\), got NoneType"),
+        ({"split": np.array([0, 0, 1, 1, 2, 2, -1, 0, 0])}, r"mine: split must be uint8 \(N,\), got int64 \(9,\)"),
+        ({"split": small().split.astype(bool)}, r"mine: split must be uint8 \(N,\), got bool"),
+        ({"names": ["cat", "dog"]}, r"mine: names must be str \(classes,\), got list"),
+        ({"names": np.array(["cat", "dog"], dtype=object)}, r"mine: names must be str \(classes,\), got object"),
+        ({"names": np.array([1, 2])}, r"mine: names must be str \(classes,\), got int64"),
+        ({"names": np.array([], dtype=str)}, "mine: 0 class names; at least two classes are needed"),
+        ({"names": np.array(["cat"])}, "mine: 1 class names; at least two classes are needed"),
+        ({"names": np.array(["cat", "cat"])}, "mine: two classes are named 'cat'; give each a name of its own"),
+        ({"images": np.zeros((9, 0, 2, 1), np.uint8)}, r"mine: images must be uint8 .* and not empty, got \(9, 0, 2, 1\)"),
+        ({"images": np.zeros((0, 2, 2, 1), np.uint8)}, r"mine: images must be uint8 .* and not empty, got \(0, 2, 2, 1\)"),
+    ],
+)
+def test_a_source_that_returns_the_wrong_things_is_one_line(fault, said):
+    with pytest.raises(CalexError, match=said) as error:
+        checked(replace(small(), **fault), "mine")
+    assert "\n" not in str(error.value)
+
+
+def test_a_source_must_return_images():
+    with pytest.raises(CalexError, match=r"mine: load\(\) returned tuple, not Images"):
+        checked((small().images, small().labels), "mine")
+
+
+def test_names_are_read_without_the_images(tmp_path):
+    save(tmp_path / "images.npz", small())
+    assert load_names(tmp_path / "images.npz").tolist() == ["cat", "dög"]
+    np.savez(tmp_path / "other.npz", images=np.zeros(3))
+    with pytest.raises(CalexError, match=r"other\.npz: not a dataset file \(no 'names'\)"):
+        load_names(tmp_path / "other.npz")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -58,12 +59,13 @@ def test_every_key_of_the_config_is_explained() -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("kind", ["recipes", "heads", "targets", "weightings", "policies"])
+@pytest.mark.parametrize("kind", ["datasets", "recipes", "heads", "targets", "weightings", "policies"])
 def test_every_option_of_a_plugin_is_explained_with_its_default(kind: str) -> None:
     rows = (REPOSITORY / "config/README.md").read_text().splitlines()
     for name in plugins.names(kind):
         for option, default in plugins.constants(plugins.source(kind, name)).get("OPTIONS", {}).items():
-            assert [row for row in rows if f"| `{option}` |" in row and row.endswith(f"| `{default}` |")], (
+            spelt = json.dumps(default).strip('"')  # null, false: as YAML has them
+            assert [row for row in rows if f"| `{option}` |" in row and row.endswith(f"| `{spelt}` |")], (
                 name,
                 option,
                 default,

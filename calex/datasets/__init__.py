@@ -1,1 +1,1 @@
-"""One file a dataset source: `load(folder, **options)` gives images, labels, class names and the fixed split."""
+"""One file a dataset source: `load(resources, **options)` gives images, labels, class names and the fixed split."""

@@ -15,8 +15,8 @@ OPTIONS = {"val": 397, "test": 400, "split_seed": 0}
 RANGES = {"val": "[1, inf)", "test": "[1, inf)", "split_seed": "[0, 4294967295]"}
 
 
-def load(folder: Path, val: int, test: int, split_seed: int) -> Images:
-    """The digits; `folder` is not needed, they come with scikit-learn."""
+def load(resources: Path, val: int, test: int, split_seed: int) -> Images:
+    """The digits; `resources` is not needed, they come with scikit-learn."""
     bunch = load_digits()
     grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # the source counts ink from 0 to 16
     labels = bunch.target.astype(np.int64)

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     chosen = args.settings
-    classes = len(images.load(args.dataset).names)
+    classes = len(images.load_names(args.dataset))
     model = backbones.build(chosen["network"], chosen["stem"], classes)
     taps, total = backbones.measure(model, chosen["taps"], chosen["input_size"], chosen["pool"])
     write_json(

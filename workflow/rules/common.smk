@@ -1,5 +1,6 @@
 # Everything that rules share: the checked config, each rule's own block of it, the sources its step reads.
 
+import math
 import os
 import shlex
 import shutil
@@ -77,6 +78,11 @@ wildcard_constraints:
     split="|".join(SPLITS),
     seed=r"\d+",
     k=r"\d+",
+
+
+def memory(base, times):
+    """mem_mb of a job: a base, and so many times the size of its input files (on disk images take what they take in memory)."""
+    return lambda wildcards, input: base + math.ceil(times * input.size_mb)
 
 
 def branch_count(wildcards):

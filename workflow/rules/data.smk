@@ -18,10 +18,12 @@ rule prepare_dataset:
     params:
         settings=lambda w: canonical_json(config["datasets"][w.dataset]["source"]),
         sources=source_hashes("prepare_dataset"),
+        # Datasets of one source share its downloads.
+        resources=lambda w: f"resources/{config['datasets'][w.dataset]['source']['name']}",
     message:
         "{wildcards.dataset}: decoding images"
     shell:
-        "python -m calex prepare-dataset --source {params.settings:q} --resources resources/{wildcards.dataset} --out {output}"
+        "python -m calex prepare-dataset --source {params.settings:q} --resources {params.resources} --out {output}"
         " 2>&1 | tee {log}"
 
 
@@ -41,7 +43,7 @@ rule measure_taps:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=2000,
         runtime=10,
         gpu=0,
     params:
@@ -68,7 +70,8 @@ rule train_backbone:
         "../../environment.yml"
     threads: config["threads"]["train_backbone"]
     resources:
-        mem_mb=8000,
+        # The images, and a copy of one split of them.
+        mem_mb=memory(6000, 2),
         runtime=1440,
         gpu=GPU,
         # Not params: another device or thread count is no reason to compute again.

@@ -19,7 +19,7 @@ rule cache_features:
         "../../environment.yml"
     threads: config["threads"]["cache_features"]
     resources:
-        mem_mb=8000,
+        mem_mb=memory(6000, 1),
         runtime=720,
         gpu=GPU,
         # Not params: another device or thread count is no reason to compute again.

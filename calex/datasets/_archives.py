@@ -1,0 +1,107 @@
+"""A published archive, or a folder that holds the same files: what is in it, and the bytes of each.
+
+An archive is read where it is and never unpacked. So nothing can be written outside of a folder, and hundreds of
+thousands of small files never burden a file system. An archive that would try is refused all the same.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import zlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from calex.datasets._downloads import fetch, verify
+from calex.errors import CalexError
+
+
+@dataclass(frozen=True)
+class Archive:
+    """file: its name. root: the folder that its files lie in. md5: as published. urls: the first that answers counts."""
+
+    file: str
+    root: str
+    md5: str
+    urls: tuple[str, ...]
+
+
+def find(archive: Archive, resources: Path, folder: str | None, landmark: str) -> Path:
+    """Where to read: the verified .tar.gz, or a folder with the extracted files.
+
+    folder: None downloads into `resources` what is not there yet. Else it is the archive, a folder that holds it, or
+    one that holds its extracted files (found by `landmark`, the name of one of them). An archive must have its published
+    checksum; extracted files have none, their readers check that all of them are there.
+    """
+    if folder is None:
+        return fetch(archive.urls, resources / archive.file, archive.md5)
+    given = existing(folder)
+    if given.is_file():
+        return verify(given, archive.md5)
+    if (given / archive.file).is_file():
+        return verify(given / archive.file, archive.md5)
+    for place in (given, given / archive.root):
+        if (place / landmark).exists():
+            return place
+    raise CalexError(
+        f"{given}: holds neither {archive.file} nor its files ({landmark}, …); mend `folder`, or leave it out to download"
+    )
+
+
+def existing(folder: str) -> Path:
+    """A path that a config gives; an error if it leads nowhere."""
+    path = Path(folder).expanduser()
+    if not path.exists():
+        raise CalexError(f"{path}: no such folder; mend `folder` (relative paths begin where the run was started)")
+    return path
+
+
+def listing(place: Path, root: str) -> list[str]:
+    """The names of all files below `root`, sorted, as of an extracted archive: `train/cat/1.png`."""
+    if place.is_dir():
+        found = (os.path.join(folder, file) for folder, _, files in os.walk(place) for file in files)
+        return sorted(os.path.relpath(file, place).replace(os.sep, "/") for file in found)
+    return sorted(name for name, _ in _members(place, root))
+
+
+def contents(place: Path, root: str, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of the files that are named, in whatever order they come fastest; an error if one is missing."""
+    wanted = set(names)
+    if place.is_dir():
+        for name in names:
+            try:
+                yield name, (place / name).read_bytes()
+            except (FileNotFoundError, NotADirectoryError):
+                raise CalexError(f"{place}: incomplete, there is no file '{name}'; get the archive again") from None
+        return
+    for name, data in _members(place, root, wanted):
+        if name in wanted:
+            yield name, data
+            wanted.discard(name)
+    if wanted:
+        raise CalexError(f"{place}: incomplete, there is no file '{min(wanted)}' in it")
+
+
+def _members(path: Path, root: str, wanted: Collection[str] = ()) -> Iterator[tuple[str, bytes]]:
+    """The name of every plain file of a .tar.gz from front to end, with its bytes if wanted (else none).
+
+    Links, devices and paths that climb out are errors.
+    """
+    try:
+        with tarfile.open(path, "r|gz") as archive:
+            for member in archive:
+                archive.members = []  # type: ignore[attr-defined]  # it would keep every header that was read
+                pure = PurePosixPath(member.name)
+                if pure.is_absolute() or ".." in pure.parts:
+                    raise CalexError(f"{path}: unsafe, its entry '{member.name}' climbs out of the archive; do not use it")
+                if member.isdir():
+                    continue
+                if not member.isfile():
+                    raise CalexError(f"{path}: unsafe, its entry '{member.name}' is a link or a device; do not use it")
+                parts = pure.parts[1:] if pure.parts[0] == root else pure.parts
+                name = "/".join(parts)
+                stream = archive.extractfile(member) if name in wanted else None
+                yield name, b"" if stream is None else stream.read()
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise CalexError(f"{path}: not a whole .tar.gz ({error}); delete it and get it again") from None

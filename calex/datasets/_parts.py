@@ -1,0 +1,27 @@
+"""Sources that come as a train and a test part without validation images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from calex.images import SPLITS, Images
+from calex.splitting import held_out
+
+Part = tuple[np.ndarray, np.ndarray]  # (n, H, W, C) uint8 images and (n,) int64 labels
+
+
+def joined(train: Sequence[Part], test: Part, names: np.ndarray, val: int | float, split_seed: int) -> Images:
+    """One dataset of the parts in their order, with a fixed share of train held out for validation."""
+    parts = [*train, test]
+    pixels = np.empty((sum(len(images) for images, _ in parts), *test[0].shape[1:]), np.uint8)
+    start = 0
+    for images, _ in parts:
+        pixels[start : start + len(images)] = images
+        start += len(images)
+    labels = np.concatenate([labels for _, labels in parts])
+    split = np.full(len(labels), SPLITS.index("test"), np.uint8)
+    learnt = len(labels) - len(test[1])
+    split[:learnt] = held_out(labels[:learnt], val, split_seed)
+    return Images(images=pixels, labels=labels, split=split, names=names)

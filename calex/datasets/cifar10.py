@@ -1,0 +1,33 @@
+"""CIFAR-10 (A. Krizhevsky, 2009): 60,000 colour photographs of 32×32 in ten classes, 10,000 of them for testing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from calex.datasets import _cifar
+from calex.datasets._archives import Archive, contents, find
+from calex.datasets._parts import joined
+from calex.images import Images
+
+# folder: where the archive or its files are; None downloads it. val: how many training images are held out for
+# validation, in proportion to classes. split_seed: which fixed split.
+OPTIONS = {"folder": None, "val": 5000, "split_seed": 0}
+
+ARCHIVE = Archive(
+    file="cifar-10-python.tar.gz",
+    root="cifar-10-batches-py",
+    md5="c58f30108f718f92721af3b95e74349a",
+    urls=("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",),
+)
+META, TRAIN, TEST = "batches.meta", [f"data_batch_{number}" for number in range(1, 6)], "test_batch"
+
+
+def load(resources: Path, folder: str | None, val: int, split_seed: int) -> Images:
+    """The official train batches, less `val` of their images, and the official test batch."""
+    place = find(ARCHIVE, resources, folder, META)
+    files = {
+        name: _cifar.unpickled(data, f"{place}: {name}") for name, data in contents(place, ARCHIVE.root, [META, *TRAIN, TEST])
+    }
+    names = _cifar.names(files[META], "label_names", f"{place}: {META}")
+    parts = [_cifar.batch(files[name], "labels", len(names), f"{place}: {name}") for name in [*TRAIN, TEST]]
+    return joined(parts[:-1], parts[-1], names, val, split_seed)
