@@ -24,6 +24,7 @@ VERBS = (
     "calibrate",
     "evaluate",
     "pareto",
+    "compare",
     "report",
     "inspect",
     "verify",

@@ -20,10 +20,8 @@ import yaml
 from calex.chart import chart, real, spec, styles
 from calex.errors import CalexError
 from calex.headline import headline, listed, percent, tied
-from calex.pareto import POINT, area, at_budgets, fronts, over_seeds
+from calex.pareto import BUDGETS, POINT, area, at_budgets, fronts, over_seeds
 from calex.points import MARKED
-
-BUDGETS = (0.7, 0.6, 0.5, 0.4, 0.3)
 
 
 @dataclass(frozen=True)
