@@ -25,6 +25,7 @@ VERBS = (
     "calibrate",
     "evaluate",
     "pareto",
+    "compare",
     "report",
     "inspect",
     "verify",

@@ -16,13 +16,18 @@ import numpy as np
 import polars as pl
 
 from calex.headline import percent
-from calex.pareto import curve_on_grid, fronts, over_seeds
+from calex.pareto import area, curve_on_grid, fronts, over_seeds
 
 # Each has a contrast of at least 3:1 on white and on the page's dark ground; shapes tell them apart as well.
-COLOURS = ("#d9600f", "#2f78d0", "#16936b", "#c257a0", "#8467d7", "#a8801a", "#1a92a8", "#a3664a", "#d04848")
+COLOURS = (
+    *("#d9600f", "#2f78d0", "#16936b", "#c257a0", "#8467d7", "#a8801a", "#1a92a8", "#a3664a", "#d04848"),
+    *("#6d8f2a", "#6a7fa8", "#b0608a", "#4f8f8a"),
+)
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left")
-DASHES: tuple[list[int], ...] = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
+DASHES: tuple[list[int], ...] = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4], [1, 4])
 GREY = "#7a828c"
+# More methods than this are not all in colour at first: that many, and the rest in grey until they are chosen.
+MOST_METHODS = 5
 # A browser draws a few thousand marks at ease. Lines and points share this many rows.
 MOST_ROWS = 4500
 
@@ -47,16 +52,19 @@ ORACLE_TOOLTIP = {
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
 
 
-def styles(points: pl.DataFrame) -> pl.DataFrame:
+def styles(points: pl.DataFrame, ours: tuple[str, str] | None = None) -> pl.DataFrame:
     """One row per drawn curve of one data set: method, policy, curve (its name), colour, shape, dash.
 
-    A method keeps its colour and shape over backbones; its policies differ in their dashes. The policy is part of
-    the name only if some method has several.
+    A method keeps its colour and shape over backbones, a policy its dashes over methods. The policy is part of
+    the name, and has dashes, only if some method has several. `ours`, the curve that the others are compared with, is
+    first.
     """
-    pairs = real(points).select("method", "policy").unique().sort("method", "policy")
+    first = (pl.col(name) != pl.lit(value) for name, value in zip(("method", "policy"), ours or (None, None), strict=True))
+    pairs = real(points).select("method", "policy").unique().sort(next(first), "method", next(first), "policy")
     several = pairs["method"].is_duplicated().any()
-    order = {method: i for i, method in enumerate(pairs["method"].unique().sort())}
-    rank = pairs.select(pl.int_range(pl.len()).over("method"))[:, 0].to_list()
+    order = {method: i for i, method in enumerate(pairs["method"].unique(maintain_order=True))}
+    policies = sorted(set(pairs["policy"]), key=lambda policy: (ours is None or policy != ours[1], policy))
+    rank = [policies.index(policy) if several else 0 for policy in pairs["policy"]]
     return pairs.with_columns(
         curve=pl.format("{} · {}", "method", "policy") if several else pl.col("method"),
         colour=pl.col("method").replace_strict(
@@ -94,7 +102,7 @@ def lines(points: pl.DataFrame, names: pl.DataFrame, most_rows: int = MOST_ROWS 
             ((value != value.shift(1)) | (value != value.shift(-1))).over("curve").fill_null(True)
             | pl.col("budget").is_first_distinct().over("curve")
         )
-        .select("curve", "budget", "mean", "low", "high")
+        .select("curve", "method", "policy", "budget", "mean", "low", "high")
     )
 
 
@@ -142,8 +150,8 @@ def oracles(points: pl.DataFrame, names: pl.DataFrame) -> pl.DataFrame:
     return (
         value.filter(pl.col("split") == "test")
         .join(best, on=("method", "variant"))
-        .join(names.unique("method", keep="first", maintain_order=True).select("method", "curve"), on="method")
-        .select("curve", "method", "variant", "accuracy", "flops_fraction")
+        .join(names.unique("method", keep="first", maintain_order=True).select("method", "policy", "curve"), on="method")
+        .select("curve", "method", "policy", "variant", "accuracy", "flops_fraction")
         .sort("curve")
     )
 
@@ -222,7 +230,7 @@ def chart(
         value={"x": shown.costs, "y": near},
         mark=alt.BrushConfig(fill=GREY, fillOpacity=0.14, stroke=GREY, strokeOpacity=0.9),
     )
-    look = Look(names, alt.selection_point(name=f"single_{place}", fields=["curve"], bind="legend", toggle="true"))
+    look = Look(names, in_colour(real(points), names), place)
     upper = upper_view(shown, look, frame).properties(width=width, height=round(0.56 * width))
     lower = lower_view(shown, look).add_params(frame).properties(width=width, height=90)
     views = alt.vconcat(upper, lower, spacing=14).resolve_legend(color="shared", shape="shared", strokeDash="shared")
@@ -249,23 +257,24 @@ def upper_view(shown: Shown, look: Look, frame: alt.Parameter) -> alt.LayerChart
     spot = (x("flops_fraction"), y("accuracy"))
     return alt.layer(
         backbone.mark_rule(stroke=GREY, strokeDash=[4, 4], clip=True).encode(y("accuracy")),
-        curves.mark_area(interpolate="step-after", clip=True).encode(
-            x("budget"), y("low"), alt.Y2("high"), look.colour, opacity=look.opacity(*look.band)
+        curves.mark_area(interpolate="step-after", clip=True, opacity=1).encode(
+            x("budget"), y("low"), alt.Y2("high"), look.detail, color=look.colour, fillOpacity=look.opacity(look.band, 0)
         ),
         # The legend answers to a selection only if it is declared where the legend's own field is drawn.
         curves.mark_line(interpolate="step-after", strokeWidth=2, clip=True)
-        .encode(x("budget"), y("mean"), look.colour, look.dash, opacity=look.opacity(1, 0.12))
-        .add_params(look.single),
-        marks.mark_point(filled=True, size=look.size, clip=True, aria=False).encode(
-            *spot, look.colour, look.shape, opacity=look.opacity(*look.mark), tooltip=tooltip(MARK_TOOLTIP)
+        .encode(x("budget"), y("mean"), *look.dash, look.detail, color=look.colour, strokeOpacity=look.opacity(1, 0.28))
+        .add_params(*look.chosen),
+        marks.mark_point(filled=True, size=look.size, clip=True, aria=False, opacity=1).encode(
+            *spot, look.shape, color=look.colour, fillOpacity=look.opacity(look.mark, 0), tooltip=tooltip(MARK_TOOLTIP)
         ),
-        best.mark_point(shape="diamond", filled=False, size=130, strokeWidth=2, clip=True).encode(
-            *spot, look.colour, opacity=look.opacity(1, 0.08), tooltip=tooltip(ORACLE_TOOLTIP)
+        best.mark_point(shape="diamond", filled=False, size=130, strokeWidth=2, clip=True, opacity=1).encode(
+            *spot, color=look.colour, strokeOpacity=look.opacity(1, 0.2), tooltip=tooltip(ORACLE_TOOLTIP)
         ),
         # One name for all diamonds, above the highest: the rest follows from the shape.
         highest.mark_text(text="oracle", align="left", dx=-6, dy=-13, fill=GREY, clip=True).encode(*spot),
         backbone.mark_point(filled=True, shape="circle", size=70, fill=GREY, stroke=GREY, clip=True).encode(*spot),
-        backbone.mark_text(align="right", dx=2, dy=-12, fill=GREY, clip=True).encode(*spot, alt.Text("label:N")),
+        # At the cheap end, where curves lie far below, and under the line: oracles lie above it.
+        backbone.mark_text(align="left", dy=11, fill=GREY, clip=True).encode(alt.XValue(6), y("accuracy"), alt.Text("label:N")),
     )
 
 
@@ -281,11 +290,16 @@ def lower_view(shown: Shown, look: Look) -> alt.LayerChart | alt.FacetChart:
         alt.Chart(shown.curves)
         .mark_line(interpolate="step-after", strokeWidth=1.2)
         .encode(
-            alt.X("budget:Q", axis=x_axis, scale=x_scale), alt.Y("mean:Q", axis=y_axis, scale=y_scale), look.colour, look.dash
+            alt.X("budget:Q", axis=x_axis, scale=x_scale),
+            alt.Y("mean:Q", axis=y_axis, scale=y_scale),
+            *look.dash,
+            look.detail,
+            color=look.colour,
+            strokeOpacity=look.opacity(1, 0.28),
         ),
         backbone.mark_rule(stroke=GREY, strokeDash=[4, 4]).encode(spot[1]),
         backbone.mark_point(filled=True, shape="circle", size=30, fill=GREY, stroke=GREY).encode(*spot),
-        best.mark_point(shape="diamond", filled=False, size=36, strokeWidth=1.2).encode(*spot, look.colour),
+        best.mark_point(shape="diamond", filled=False, size=36, strokeWidth=1.2).encode(*spot, color=look.colour),
     )
 
 
@@ -342,28 +356,58 @@ def spec(charts: Sequence[alt.VConcatChart], background: str = "white") -> dict[
     )
 
 
-class Look:
-    """The encodings by curve that all layers share, so that they merge into one legend."""
+def in_colour(methods: pl.DataFrame, names: pl.DataFrame) -> list[str]:
+    """The methods that are in colour at first: all if they are few, else the first of `names` and those with the
+    largest areas over budgets (a whole area before a partial one)."""
+    order = names["method"].unique(maintain_order=True).to_list()
+    if len(order) <= MOST_METHODS:
+        return []
+    best = (
+        area(methods)
+        .group_by("method", "policy")
+        .agg(pl.col("covered").min(), pl.col("area").mean())
+        .sort("covered", "area", "method", descending=[True, True, False], nulls_last=True)["method"]
+        .unique(maintain_order=True)
+    )
+    return [order[0], *(method for method in best if method != order[0])][:MOST_METHODS]
 
-    def __init__(self, names: pl.DataFrame, single: alt.Parameter) -> None:
-        order = names["curve"].to_list()
+
+class Look:
+    """The encodings that all layers share, so that they merge into one legend: a colour and a shape for each method,
+    dashes for each policy. What is not chosen in the legend is grey."""
+
+    def __init__(self, names: pl.DataFrame, coloured: list[str], place: int) -> None:
+        methods, policies = names.unique("method", maintain_order=True), names.unique("policy", maintain_order=True)
+        order = methods["method"].to_list()
         legend = alt.Legend(title=None, orient="top", symbolOpacity=1, symbolStrokeWidth=2, labelLimit=280)
-        dashes = [DASHES[i % len(DASHES)] for i in names["dash"]]
-        self.single = single
+        initial = [{"method": method} for method in coloured] or alt.Undefined
+        method = alt.selection_point(name=f"method_{place}", fields=["method"], bind="legend", toggle="true", value=initial)
+        policy = alt.selection_point(name=f"policy_{place}", fields=["policy"], bind="legend", toggle="true")
+        several = names["method"].is_duplicated().any()
+        self.chosen = [method, policy] if several else [method]
+        self.both = method & policy if several else method
         # With many curves the lines must speak and the rest stand back.
-        many = len(order) > 4
-        self.band, self.mark, self.size = ((0.06, 0.01), (0.3, 0.02), 14) if many else ((0.16, 0.02), (0.55, 0.04), 26)
-        self.colour = alt.Color(
-            "curve:N", sort=order, scale=alt.Scale(domain=order, range=names["colour"].to_list()), legend=legend
+        self.band, self.mark, self.size = (0.06, 0.3, 14) if len(names) > 4 else (0.16, 0.55, 26)
+        colour = alt.Color(
+            "method:N", sort=order, scale=alt.Scale(domain=order, range=methods["colour"].to_list()), legend=legend
         )
+        self.colour = alt.condition(self.both, colour, alt.value(GREY))
         self.shape = alt.Shape(
-            "curve:N", sort=order, scale=alt.Scale(domain=order, range=names["shape"].to_list()), legend=legend
+            "method:N", sort=order, scale=alt.Scale(domain=order, range=methods["shape"].to_list()), legend=legend
         )
-        self.dash = alt.StrokeDash("curve:N", sort=order, scale=alt.Scale(domain=order, range=dashes), legend=legend)
+        self.detail = alt.Detail("curve:N")
+        dashes = [DASHES[i % len(DASHES)] for i in policies["dash"]]
+        told = policies["policy"].to_list()
+        below = alt.Legend(title=None, orient="bottom", symbolType="stroke", symbolSize=500, offset=8, labelLimit=280)
+        dash = alt.StrokeDash("policy:N", sort=told, scale=alt.Scale(domain=told, range=dashes), legend=below)
+        self.dash = [dash] if several else []
 
     def opacity(self, strong: float, faint: float) -> Any:
-        """Full strength unless another curve was singled out in the legend."""
-        return alt.condition(self.single, alt.value(strong), alt.value(faint))
+        """Full strength for what is chosen in the legend; without a choice, for everything.
+
+        It goes to fillOpacity or strokeOpacity: thousands of marks with `opacity` take minutes to become a picture.
+        """
+        return alt.condition(self.both, alt.value(strong), alt.value(faint))
 
 
 def named(spec: dict[str, Any]) -> dict[str, Any]:

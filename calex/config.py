@@ -163,4 +163,8 @@ def _check_names(config: dict[str, Any]) -> None:
             recipes.check_weighting(recipe, variant["weighting"]["name"], f"{where}.weighting")
         config["methods"][name] = {"policies": method["policies"], "variants": variants}
     for name, policy in config["policies"].items():
-        config["policies"][name] = plugins.complete("policies", policy, f"policies.{name}")
+        where, score = f"policies.{name}", policy["score"]
+        if score is not None:
+            _known(score, SCORES, f"{where}.score")
+        options = {key: value for key, value in policy.items() if key != "score"}  # any policy has it: no plugin's option
+        config["policies"][name] = {"score": score, **plugins.complete("policies", options, where)}

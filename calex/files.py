@@ -110,8 +110,8 @@ def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str
     return arrays
 
 
-def read_parquet(path: str | Path, schema: Mapping[str, Any]) -> polars.DataFrame:
-    """A table with exactly these columns, in this order, and no gaps."""
+def read_parquet(path: str | Path, schema: Mapping[str, Any], gaps: Collection[str] = ()) -> polars.DataFrame:
+    """A table with exactly these columns, in this order; only those in `gaps` may lack values."""
     import polars  # here, because most steps never read a table
 
     with open(path, "rb") as handle:  # Polars would take a folder, a pattern or an address too
@@ -125,7 +125,7 @@ def read_parquet(path: str | Path, schema: Mapping[str, Any]) -> polars.DataFram
             raise CalexError(f"{path}: has no column '{name}'; {REMEDY}")
         if table.schema[name] != kind:
             raise CalexError(f"{path}: column '{name}' is {table.schema[name]}, not {kind}; {REMEDY}")
-        if table[name].has_nulls():
+        if name not in gaps and table[name].has_nulls():
             raise CalexError(f"{path}: column '{name}' has gaps; {REMEDY}")
     return table.select(*schema)
 

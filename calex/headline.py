@@ -125,3 +125,162 @@ def _retained(standings: Sequence[Standing], band: pl.DataFrame, backbone_accura
     return (
         f"Within {percent(at.budget)} of the FLOPs, {at.leader} gets {percent(row['mean'], 1)} of the test images right{alone}."
     )
+
+
+# What the paired comparison says of "ours", the curve that all others are measured against.
+
+# FLOPs reductions in which the gains are told: least and most budget, what they are called.
+RANGES = ((0.3, 0.7, "at FLOPs reductions of 30–70%"), (0.7, 1.0, "below 30%"), (0.0, 0.3, "above 70%"))
+VERDICTS = ("ahead", "behind", "undecided", "without a value")
+
+
+def verdict(low: float | None, high: float | None) -> str:
+    """Of ours, by the interval of another curve's difference: `ahead` lies wholly below 0, `behind` above."""
+    if low is None or high is None:
+        return VERDICTS[3]
+    return VERDICTS[0] if high < 0 else VERDICTS[1] if low > 0 else VERDICTS[2]
+
+
+def against_each(paired: pl.DataFrame, ours: str) -> list[str]:
+    """Where ours is ahead and where behind, and how many comparisons that took.
+
+    paired: one backbone's rows of `paired.SCHEMA` with the other curve's name as `curve`.
+    """
+    rows = paired.sort("curve", "budget", descending=[False, True])
+    found = [verdict(low, high) for low, high in rows.select("low", "high").iter_rows()]
+    number = {name: found.count(name) for name in VERDICTS}
+    valued = len(found) - number["without a value"]
+    if not valued:
+        return [f"Nowhere do {ours} and another curve both have a point for every seed: nothing can be compared."]
+    others, budgets = rows["curve"].n_unique(), rows["budget"].n_unique()
+    missing = f", {number['without a value']} without a value for want of a point" if valued < len(found) else ""
+    summary = (
+        f"{ours} was compared with {_number(others, 'other curve')} at {_number(budgets, 'budget')}, on the same "
+        f"{rows['n'][0]:,} test images and seeds: {_number(len(found), 'comparison')}{missing}. By their 95% intervals it is "
+        f"ahead in {number['ahead']}, behind in {number['behind']}, and undecided in {number['undecided']}, where 0 lies within "
+        "the interval (which shows no equality). "
+    )
+    summary += (
+        "So it does not match or exceed every other curve at every budget. "
+        if number["behind"]
+        else "Nowhere is it shown to be behind. "
+    )
+    summary += (
+        f"Were there no differences at all, about {max(1, round(0.05 * valued))} of {_number(valued, 'interval')} would leave 0 "
+        "out by chance; nothing is corrected for that."
+    )
+    pattern: dict[tuple[tuple[float, str], ...], list[str]] = {}
+    for (curve,), mine in rows.group_by("curve", maintain_order=True):
+        key = tuple((row["budget"], verdict(row["low"], row["high"])) for row in mine.iter_rows(named=True))
+        pattern.setdefault(key, []).append(str(curve))
+    return [summary, *(f"Against {listed(names)}: {_told(key)}." for key, names in sorted(pattern.items(), key=_weight))]
+
+
+def _weight(entry: tuple[tuple[tuple[float, str], ...], list[str]]) -> tuple[int, int, str]:
+    """Behind first, then ahead: what is told apart before what is not."""
+    kinds = [kind for _, kind in entry[0]]
+    return -kinds.count("behind"), -kinds.count("ahead"), entry[1][0]
+
+
+def _told(key: Sequence[tuple[float, str]]) -> str:
+    parts = []
+    for kind in VERDICTS:
+        at = [percent(budget) for budget, found in key if found == kind]
+        if at:
+            parts.append(f"{kind} at every budget" if len(at) == len(key) > 1 else f"{kind} at {listed(at)}")
+    return ", ".join(parts)
+
+
+def gains(grid: pl.DataFrame, ours: str) -> list[str]:
+    """Where ours gains most over the others: at FLOPs reductions of 30–70 %, or elsewhere.
+
+    grid: curve, seed, budget, test_accuracy of each curve's choice on an even grid of budgets (null: none fits). A
+    budget counts where both curves have a point for every seed.
+    """
+    whole = grid.group_by("curve", "budget").agg(
+        mean=pl.when(pl.col("test_accuracy").null_count() == 0).then(pl.col("test_accuracy").mean())
+    )
+    mine = whole.filter(pl.col("curve") == ours).select("budget", mine="mean")
+    gain = (
+        whole.filter(pl.col("curve") != ours).join(mine, on="budget").with_columns(gain=pl.col("mine") - pl.col("mean"))
+    ).drop_nulls("gain")
+    by_curve = {
+        said: dict(gain.filter(_within(least, most)).group_by("curve").agg(pl.col("gain").mean()).sort("curve").iter_rows())
+        for least, most, said in RANGES
+    }
+    middle, *elsewhere = (by_curve[said] for _, _, said in RANGES)
+    if not middle:
+        return [f"At FLOPs reductions of 30–70%, {ours} and no other curve both have a point for every seed."]
+    said = [
+        f"{100 * sum(values.values()) / len(values):+.1f} points {where}".replace("-", "−")
+        for where, values in by_curve.items()
+        if values
+    ]
+    compared = [curve for curve in middle if any(curve in values for values in elsewhere)]
+    largest = [c for c in compared if all(middle[c] > values[c] for values in elsewhere if c in values) and middle[c] > 0]
+    over = f"over {next(iter(middle))}" if len(middle) == 1 else f"over the {len(middle)} other curves"
+    text = f"In test accuracy {ours} gains {over}, in the mean, {', '.join(said)}"
+    if len(compared) == 1:
+        text += f"; {'it is' if largest else 'it is not'} a gain that is largest at 30–70%"
+    elif compared:
+        text += f"; the gain is largest at 30–70% against {len(largest)} of {len(compared)}"
+    return [f"{text}. (Means over seeds and over the budgets at which both have points; they have no interval.)"]
+
+
+def _within(least: float, most: float) -> pl.Expr:
+    """0.3 ≤ budget ≤ 0.7 for the middle, which has both of its ends; the others lie outside it."""
+    if (least, most) == RANGES[0][:2]:
+        return pl.col("budget").is_between(least, most)
+    return (pl.col("budget") > least) & (pl.col("budget") <= most) if least else pl.col("budget") < most
+
+
+def stability(grid: pl.DataFrame, ours: str) -> list[str]:
+    """Whether the curves stand in the same order for every seed. `grid` as in `gains`."""
+    seeds = grid["seed"].n_unique()
+    if seeds < 2 or grid["curve"].n_unique() < 2:
+        return []
+    middle = grid.filter(_within(*RANGES[0][:2]))
+    complete = middle.drop_nulls("test_accuracy").group_by("curve", "budget").len().filter(pl.col("len") == seeds)
+    starts = dict(complete.group_by("curve").agg(pl.col("budget").min()).iter_rows())
+    last = middle["budget"].max()
+    names = sorted(name for name in starts if complete.filter((pl.col("curve") == name) & (pl.col("budget") == last)).height)
+    if len(names) < 2:
+        return ["Fewer than two curves have points for every seed within 70% of the FLOPs: no order to speak of."]
+    first = max(starts[name] for name in names)
+    means = (
+        middle.filter((pl.col("budget") >= first) & pl.col("curve").is_in(names))
+        .group_by("seed", "curve")
+        .agg(pl.col("test_accuracy").mean().round(9))
+        .sort("seed", "test_accuracy", "curve", descending=[False, True, False])
+    )
+    orders = [tuple(rows["curve"]) for _, rows in means.group_by("seed", maintain_order=True)]
+    left = grid["curve"].n_unique() - len(names)
+    without = f" ({_number(left, 'curve')} without such points left out)" if left else ""
+    by = f"By mean test accuracy within {percent(first)} to 70% of the FLOPs, the {len(names)} curves{without}"
+    if len(set(orders)) == 1:
+        text = f"{by} stand in the same order for each of {seeds} seeds, {orders[0][0]} first"
+    else:
+        leaders = [order[0] for order in orders]
+        who = (
+            f"{leaders[0]} is first for each"
+            if len(set(leaders)) == 1
+            else "first is " + listed(f"{name} for {_number(leaders.count(name), 'seed')}" for name in dict.fromkeys(leaders))
+        )
+        text = f"{by} do not stand in the same order for each of {seeds} seeds; {who}"
+    if ours in names and len(names) > 2:
+        value = {(seed, curve): mean for seed, curve, mean in means.iter_rows()}
+        sides = [
+            {
+                (value[seed, ours] > value[seed, name]) - (value[seed, ours] < value[seed, name])
+                for seed in means["seed"].unique()
+            }
+            for name in names
+            if name != ours
+        ]
+        steady = sum(side in ({1}, {-1}) for side in sides)
+        text += f"; {ours} is on the same side of {steady} of {len(sides)} others for every seed"
+    return [f"{text}."]
+
+
+def _number(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

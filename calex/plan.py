@@ -80,6 +80,24 @@ def cascades(config: dict[str, Any], dataset: str) -> list[Cascade]:
     ]
 
 
+def ours(config: dict[str, Any], dataset: str) -> dict[str, str]:
+    """The curve that all others are compared with: the first policy of the first method that a dataset lists."""
+    method = config["datasets"][dataset]["methods"][0]
+    return {"method": method, "policy": config["methods"][method]["policies"][0]}
+
+
+def exits(config: dict[str, Any], dataset: str) -> list[str]:
+    """Every file that says how test images were answered, below the folder of all results: what branches say, and who left where."""
+    return [
+        f"{cascade.folder}/{file}"
+        for cascade in cascades(config, dataset)
+        for file in [
+            *(f"exits{k}.npz" for k in range(1, len(config["backbones"][cascade.backbone]["taps"]) + 1)),
+            *(f"{policy}.exits.npz" for policy in config["methods"][cascade.method]["policies"]),
+        ]
+    ]
+
+
 def points(config: dict[str, Any], dataset: str) -> list[str]:
     """Every table of operating points that a dataset's report holds, below the folder of all results."""
     return [

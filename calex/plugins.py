@@ -90,7 +90,7 @@ def complete(kind: str, block: dict[str, Any], where: str) -> dict[str, Any]:
             raise CalexError(f"{where}.{key}: expected {like}, got {value!r}{unquoted(value)}")
         if key in choices and value not in choices[key]:
             raise CalexError(f"{where}.{key}: unknown value '{value}', {suggestion(str(value), choices[key])}")
-        if type(default) in (int, float):
+        if isinstance(value, int | float) and type(default) in (int, float):
             try:
                 wrong = misfit(value, ranges.get(key, FINITE))
             except ValueError as error:

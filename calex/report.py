@@ -1,7 +1,7 @@
 """The report of one data set: a page that stands alone, and the chart and its numbers as files of their own.
 
-Everything is computed from the table of operating points; a run's description only adds what was run. Equal
-input gives equal bytes.
+Everything is computed from the tables of operating points and of paired differences; a run's description only adds
+what was run. Equal input gives equal bytes.
 """
 
 from __future__ import annotations
@@ -17,23 +17,29 @@ import polars as pl
 import vl_convert
 import yaml
 
-from calex.chart import chart, real, spec, styles
+from calex import paired as pairs
+from calex.chart import DASHES, chart, in_colour, real, spec, styles
 from calex.errors import CalexError
-from calex.headline import headline, listed, percent, tied
-from calex.pareto import POINT, area, at_budgets, fronts, over_seeds
+from calex.files import read_parquet
+from calex.headline import against_each, gains, headline, listed, percent, stability, tied
+from calex.pareto import BUDGETS, POINT, area, at_budgets, curve_on_grid, fronts, over_seeds
 from calex.points import MARKED
 
-BUDGETS = (0.7, 0.6, 0.5, 0.4, 0.3)
+# Where gains and orders are told: every percent of the backbone's FLOPs.
+GRID = tuple(budget / 100 for budget in range(1, 101))
+# From this number of test images on, a difference is told to a hundredth of a point.
+MANY_IMAGES = 5000
 
 
 @dataclass(frozen=True)
 class Report:
-    """The page, the chart as vector and as raster picture, the fronts at their test values."""
+    """The page, the chart as vector and as raster picture, the fronts at their test values, the table in Markdown."""
 
     html: str
     svg: str
     png: bytes
     csv: str
+    md: str
 
 
 def read_points(path: str | Path) -> pl.DataFrame:
@@ -50,6 +56,14 @@ def read_points(path: str | Path) -> pl.DataFrame:
         raise CalexError(f"{path}: a column has the wrong type ({_first_line(error)}); rerun the step `pareto`") from None
     check(points, str(path))
     return points
+
+
+def read_paired(path: str | Path, points: pl.DataFrame) -> pl.DataFrame:
+    """The table of paired differences, or a `CalexError` if it is not one of the same data set."""
+    paired = read_parquet(path, pairs.SCHEMA, gaps=pairs.GAPS)
+    if set(paired["dataset"]) - set(points["dataset"]):
+        raise CalexError(f"{path}: is about {listed(sorted(set(paired['dataset'])))}, not {points['dataset'][0]}")
+    return paired
 
 
 def check(points: pl.DataFrame, source: str) -> None:
@@ -87,18 +101,40 @@ def _name(row: dict[str, Any]) -> str:
     return f"point {row['point']} of {row['backbone']}/{row['method']}/{row['variant']}/{row['policy']}/seed{row['seed']}"
 
 
-def build(points: pl.DataFrame, run: dict[str, Any]) -> Report:
-    """The report for a checked table of points. `run` may lack any entry: what it lacks is not shown."""
-    svg = picture(points)
-    return Report(html=page(points, run), svg=svg, png=vl_convert.svg_to_png(svg, scale=2), csv=front_table(points).write_csv())
+def build(points: pl.DataFrame, run: dict[str, Any], paired: pl.DataFrame | None = None) -> Report:
+    """The report for a checked table of points. `run` may lack any entry: what it lacks is not shown.
+
+    paired: as `compare` writes it; without it no curve is compared with another image by image.
+    """
+    found = sections(points, run, paired)
+    svg = picture(points, paired)
+    return Report(
+        html=page(points, run, paired, found),
+        svg=svg,
+        png=vl_convert.svg_to_png(svg, scale=2),
+        csv=front_table(points).write_csv(),
+        md=markdown(points["dataset"][0], found),
+    )
 
 
-def page(points: pl.DataFrame, run: dict[str, Any]) -> str:
+def sections(points: pl.DataFrame, run: dict[str, Any], paired: pl.DataFrame | None) -> list[dict[str, Any]]:
+    names = styles(points, ours_of(paired))
+    return [section(table, names, run, paired) for table in by_backbone(points)]
+
+
+def ours_of(paired: pl.DataFrame | None) -> tuple[str, str] | None:
+    """Method and policy of the curve that all others are compared with."""
+    return None if paired is None or not len(paired) else (paired["ours_method"][0], paired["ours_policy"][0])
+
+
+def page(
+    points: pl.DataFrame, run: dict[str, Any], paired: pl.DataFrame | None = None, found: list[dict[str, Any]] | None = None
+) -> str:
     """The page as HTML, with everything it needs inside."""
-    names = styles(points)
     return template().render(
         dataset=points["dataset"][0],
-        sections=[section(table, names, run) for table in by_backbone(points)],
+        sections=sections(points, run, paired) if found is None else found,
+        tried=tried(points),
         budgets=BUDGETS,
         seeds=real(points)["seed"].unique().sort().to_list(),
         images=dict(points.group_by("split").agg(pl.col("n").max()).iter_rows()),
@@ -109,9 +145,9 @@ def page(points: pl.DataFrame, run: dict[str, Any]) -> str:
     )
 
 
-def picture(points: pl.DataFrame) -> str:
+def picture(points: pl.DataFrame, paired: pl.DataFrame | None = None) -> str:
     """The charts as one SVG, with the title and the legend that they need away from the page."""
-    names = styles(points)
+    names = styles(points, ours_of(paired))
     seeds = real(points)["seed"].n_unique()
     lines_under = [
         f"Line: mean over {counted(seeds, 'seed')} of the branches, band: their range (minimum to maximum).",
@@ -121,7 +157,7 @@ def picture(points: pl.DataFrame) -> str:
         chart(table, names, [f"Early exits on {table['dataset'][0]}: {table['backbone'][0]}", *lines_under], place)
         for place, table in enumerate(by_backbone(points))
     ]
-    return renumbered(vl_convert.vegalite_to_svg(spec(charts)))
+    return renumbered(gathered(vl_convert.vegalite_to_svg(spec(charts))))
 
 
 def by_backbone(points: pl.DataFrame) -> list[pl.DataFrame]:
@@ -134,13 +170,20 @@ def scripts() -> str:
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed").replace("</script", "<\\/script")
 
 
+def gathered(svg: str) -> str:
+    """The picture with one clip path around the lines of a layer: Vega clips each line, and each clip takes a moment to draw."""
+    own = r'(class="mark-(?:line|area) role-mark [^"]*")( clip-path="[^"]*")'
+    layer = r'(<g class="mark-group role-scope [^"]*_pathgroup")'
+    return re.sub(own, r"\1", re.sub(rf'{layer}(?=(?:(?!class="mark-(?:line|area)).)*{own})', r"\1\3", svg, flags=re.DOTALL))
+
+
 def renumbered(svg: str) -> str:
     """The picture with its clip paths numbered from 0: Vega counts them per process, whatever it drew before."""
     numbers: dict[str, int] = {}
     return re.sub(r"\bclip\d+\b", lambda found: f"clip{numbers.setdefault(found[0], len(numbers))}", svg)
 
 
-def section(points: pl.DataFrame, names: pl.DataFrame, run: dict[str, Any]) -> dict[str, Any]:
+def section(points: pl.DataFrame, names: pl.DataFrame, run: dict[str, Any], paired: pl.DataFrame | None) -> dict[str, Any]:
     """What the page says of one backbone."""
     backbone = points["backbone"][0]
     methods = real(points)
@@ -152,6 +195,9 @@ def section(points: pl.DataFrame, names: pl.DataFrame, run: dict[str, Any]) -> d
     areas = area(methods)
     plain = points.filter((pl.col("method") == "backbone") & (pl.col("split") == "test"))
     alone = plain["accuracy"][0] if len(plain) else None
+    others = None if paired is None else paired.filter(pl.col("backbone") == backbone).join(label, on=("method", "policy"))
+    curve_of = dict(zip(label.select("method", "policy").rows(), label["curve"], strict=True))
+    ours = curve_of.get(ours_of(paired) or ("", ""))
     return {
         "backbone": backbone,
         "about": run.get("backbones", {}).get(backbone, {}),
@@ -160,13 +206,57 @@ def section(points: pl.DataFrame, names: pl.DataFrame, run: dict[str, Any]) -> d
         "headline": headline(accuracy, alone),
         "spec": spec([chart(points, names)], background="transparent"),
         "has_oracle": bool((points["policy"] == "oracle").any()),
-        "rows": table_rows(accuracy, cost, areas.join(label, on=("method", "policy")), names),
+        "rows": table_rows(accuracy, cost, areas.join(label, on=("method", "policy")), names, others, ours),
+        "ours": ours,
+        "claims": claims(others, curve_on_grid(methods, GRID).join(label, on=("method", "policy")), ours),
+        "coloured": in_colour(methods, names),
+        "longest": max(map(len, names["method"])),
         "shares": exit_shares(chosen.join(label, on=("method", "policy")), names),
     }
 
 
-def table_rows(accuracy: pl.DataFrame, cost: pl.DataFrame, areas: pl.DataFrame, names: pl.DataFrame) -> list[dict[str, Any]]:
-    """One row per curve: a cell per budget, and the area."""
+def claims(paired: pl.DataFrame | None, grid: pl.DataFrame, ours: str | None) -> dict[str, list[str]]:
+    """What the comparison with ours says in words: against each, where it gains, whether seeds agree."""
+    if paired is None or ours is None or not len(paired):
+        return {}
+    return {"against": against_each(paired, ours), "besides": [*gains(grid, ours), *stability(grid, ours)]}
+
+
+def tried(points: pl.DataFrame) -> list[dict[str, Any]]:
+    """How many settings of each method a curve could choose among on validation: whoever tried more flatters himself.
+
+    A setting is a variant with a policy; those whose validation rows are the very same count once. `points`: the
+    operating points that were swept with one seed, over all settings and on one backbone.
+    """
+    swept = real(points).filter(pl.col("split") == "val").sort(*POINT)
+    found = []
+    for (method,), rows in swept.group_by("method", maintain_order=True):
+        measured = {
+            tuple(each.select("backbone", "seed", "accuracy", "flops_fraction").rows())
+            for _, each in rows.group_by("variant", "policy")
+        }
+        found.append(
+            {
+                "method": method,
+                "settings": len(measured),
+                "variants": rows["variant"].n_unique(),
+                "policies": rows["policy"].n_unique(),
+                "points": rows.group_by("backbone", "seed").len()["len"].max(),
+            }
+        )
+    return found
+
+
+def table_rows(
+    accuracy: pl.DataFrame,
+    cost: pl.DataFrame,
+    areas: pl.DataFrame,
+    names: pl.DataFrame,
+    paired: pl.DataFrame | None,
+    ours: str | None,
+) -> list[dict[str, Any]]:
+    """One row per curve: a cell per budget with its difference to ours, and the area."""
+    compared = {} if paired is None else {(row["curve"], row["budget"]): row for row in paired.iter_rows(named=True)}
     near = {budget: tied(accuracy.filter(pl.col("budget") == budget)) for budget in BUDGETS}
     area_band = over_seeds(areas, "area").join(names.select("method", "policy", "curve"), on=("method", "policy"))
     covered = dict(areas.group_by("curve").agg(pl.col("covered").min()).iter_rows())
@@ -177,8 +267,14 @@ def table_rows(accuracy: pl.DataFrame, cost: pl.DataFrame, areas: pl.DataFrame, 
     return [
         {
             **style,
+            "ours": style["curve"] == ours,
             "cells": [
-                {**cells[style["curve"], b], "cost": spent[style["curve"], b], "best": style["curve"] in near[b]}
+                {
+                    **cells[style["curve"], b],
+                    "cost": spent[style["curve"], b],
+                    "best": style["curve"] in near[b],
+                    "paired": compared.get((style["curve"], b)),
+                }
                 for b in BUDGETS
             ],
             "area": {**whole[style["curve"]], "covered": covered[style["curve"]], "best": style["curve"] in near_area},
@@ -229,6 +325,52 @@ def tones(number: int) -> list[tuple[str, str]]:
     return [*found, ("#c8cdd3", "#1d2127")]
 
 
+def markdown(dataset: str, found: list[dict[str, Any]]) -> str:
+    """The table of accuracies within budgets, for pages that are not written here."""
+    lines = []
+    for section in found:
+        ours, rows = section["ours"], section["rows"]
+        alone = f" The backbone alone: {100 * section['alone']:.1f}." if section["alone"] is not None else ""
+        lines += [
+            f"**{dataset}, {section['backbone']}**: test accuracy in percent within a budget of FLOPs, mean over seeds "
+            f"[minimum–maximum].{alone}"
+            + (f" Second line: the difference to {ours} on the same images, in points [95% interval]." if ours else ""),
+            "",
+            "| | " + " | ".join(percent(budget) for budget in BUDGETS) + " | area, 30–70% saved |",
+            "|---" * (len(BUDGETS) + 2) + "|",
+        ]
+        for row in rows:
+            cells = [in_markdown(cell) + beside(cell["paired"]) for cell in row["cells"]]
+            area_cell = in_markdown(row["area"]) + (" (partial)" if row["area"]["seeds"] and row["area"]["covered"] < 1 else "")
+            lines.append(f"| {row['curve'].replace('|', chr(92) + '|')} | {' | '.join([*cells, area_cell])} |")
+        lines.append("")
+    return "\n".join(lines[:-1]) + "\n"
+
+
+def in_markdown(cell: dict[str, Any]) -> str:
+    if not cell["seeds"]:
+        return "no point fits"
+    spread = f" [{100 * cell['low']:.1f}–{100 * cell['high']:.1f}]" if cell["of"] > 1 else ""
+    few = f", {cell['seeds']} of {cell['of']} seeds" if cell["seeds"] < cell["of"] else ""
+    return f"{100 * cell['mean']:.1f}{spread}{few}"
+
+
+def beside(paired: dict[str, Any] | None) -> str:
+    return f"<br>{interval(paired)}" if paired is not None and paired["difference"] is not None else ""
+
+
+def interval(paired: dict[str, Any]) -> str:
+    """`−0.4 [−0.9, +0.1]`: a difference and its interval in points."""
+    low, high = (signed(paired[end], paired["n"]) for end in ("low", "high"))
+    return f"{signed(paired['difference'], paired['n'])} [{low}, {high}]"
+
+
+def signed(share: float, images: int) -> str:
+    """In points with a sign; what rounds to nothing has none."""
+    text = f"{100 * share:+.{2 if images >= MANY_IMAGES else 1}f}"
+    return text.replace("-", "−") if float(text) else text[1:]
+
+
 def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
@@ -240,7 +382,8 @@ def template() -> jinja2.Template:
         undefined=jinja2.ChainableUndefined,
     )  # fmt: skip
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    environment.filters.update(percent=percent, listed=listed, quantity=quantity, counted=counted)
+    environment.filters.update(percent=percent, listed=listed, quantity=quantity, counted=counted, interval=interval)
+    environment.globals["dashes"] = [" ".join(map(str, dash)) for dash in DASHES]
     return environment.get_template("report.html")
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from calex.pareto import mark_fronts
+from calex.paired import SCHEMA
+from calex.pareto import BUDGETS, at_budgets, mark_fronts, over_seeds
 
 REACH = {"resnet18": (0.27, 0.51, 0.75), "resnet50": (0.22, 0.48, 0.80)}  # FLOPs to each tap, the backbone being 1
 HEAD = 0.012
@@ -43,6 +44,31 @@ def operating_points(
                 rows.append({**own, "policy": policy, **values(point, {"margin": float(margin)}, *measured)})
             rows.append({**own, "policy": "oracle", **values(0, {}, *measure(cascade, best(cascade), backbone))})
     return mark_fronts(pl.DataFrame(rows))
+
+
+def paired_with(ours: tuple[str, str], points: pl.DataFrame, half: float = 0.012) -> pl.DataFrame:
+    """The table that `compare` writes, with differences as `points` has them and intervals of one width."""
+    deployed = points.filter((pl.col("method") != "backbone") & (pl.col("policy") != "oracle"))
+    means = over_seeds(at_budgets(deployed, BUDGETS), "test_accuracy")
+    mine = (pl.col("method") == ours[0]) & (pl.col("policy") == ours[1])
+    rows = means.filter(~mine).join(
+        means.filter(mine).select("backbone", "budget", ours_accuracy="mean", ours_seeds="seeds"), on=("backbone", "budget")
+    )
+    whole = (pl.col("seeds") == pl.col("of")) & (pl.col("ours_seeds") == pl.col("of"))
+    difference = pl.when(whole).then(pl.col("mean") - pl.col("ours_accuracy"))
+    return rows.select(
+        *("dataset", "backbone", "budget", "method", "policy"),
+        ours_method=pl.lit(ours[0]),
+        ours_policy=pl.lit(ours[1]),
+        n=pl.lit(points.filter(pl.col("split") == "test")["n"].max(), pl.Int64),
+        seeds=pl.min_horizontal("seeds", "ours_seeds"),
+        of="of",
+        accuracy=pl.when(whole).then("mean"),
+        ours_accuracy=pl.when(whole).then("ours_accuracy"),
+        difference=difference,
+        low=difference - half,
+        high=difference + half,
+    ).cast(SCHEMA)
 
 
 def values(point: int, parameters: dict[str, float], accuracy: float, cost: float, share: Iterable[float]) -> dict[str, Any]:
@@ -116,6 +142,5 @@ RUN: dict[str, Any] = {
             "reference": {"head": "prototype", "target": {"name": "argmax"}, "weighting": None},
         },
     },
-    "tried_settings": {"calexnet": 1, "reference": 1},
     "command": "snakemake --cores all results/pareto_digits.html",
 }

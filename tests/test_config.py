@@ -33,7 +33,13 @@ def test_the_shipped_config_is_valid_and_complete() -> None:
     assert full["methods"]["reference"]["variants"]["default"]["weighting"] == {"name": "uniform"}
     assert full["threads"] == {"train_backbone": 2, "cache_features": 2, "train_branch": 1}
     assert full["datasets"]["digits"]["training"]["momentum"] == 0.9
-    assert full["policies"]["cpm_full"] == {"name": "cpm", "population": "all", "min_support": 5, "steps": 40}
+    assert full["policies"]["cpm_full"] == {
+        "name": "cpm",
+        "score": None,
+        "population": "all",
+        "min_support": 5,
+        "steps": 40,
+    }
 
 
 def test_defaults_do_not_touch_the_given_config(tiny_config: dict[str, Any]) -> None:
@@ -70,6 +76,8 @@ def test_defaults_do_not_touch_the_given_config(tiny_config: dict[str, Any]) -> 
             "everyone",
             "policies.cpm_full.population: unknown value 'everyone', known: all, survivors",
         ),
+        ("policies.cpm_full.score", "entropi", "policies.cpm_full.score: unknown name 'entropi', did you mean 'entropy'?"),
+        ("policies.cpm_full.score", 3, "policies.cpm_full.score: 3 is not of type 'string', 'null'"),
         ("policies.oracle", {"name": "cpm"}, "policies.oracle: this name is taken"),
         ("methods.Calex", {}, "methods: 'Calex' is no name"),
         ("seeds", [], "seeds: [] should be non-empty"),

@@ -10,14 +10,14 @@ from html.parser import HTMLParser
 import numpy as np
 import polars as pl
 import pytest
-from made_up_points import RUN, operating_points
+from made_up_points import RUN, operating_points, paired_with
 
 from calex.__main__ import main
 from calex.chart import COLOURS, MOST_ROWS, chart, spec, styles
 from calex.errors import CalexError
-from calex.headline import headline, tied
-from calex.pareto import at_budgets
-from calex.report import BUDGETS, build, page, picture, read_points
+from calex.headline import against_each, gains, headline, stability, tied
+from calex.pareto import BUDGETS, at_budgets
+from calex.report import build, interval, page, picture, read_points, tried
 
 TWO = {"calexnet": 1.12, "reference": 1.0}
 
@@ -111,6 +111,139 @@ def test_a_curve_that_misses_a_seed_is_not_compared():
     assert tied(missing) == ["b"]
 
 
+# What it may say of ours beside the others
+
+
+def differences(**curves: list[tuple[float, float, float] | None]) -> pl.DataFrame:
+    """Difference, low and high of other curves at 0.7, 0.6, …, as `compare` writes them."""
+    rows = [
+        {"curve": name, "budget": budget, "n": 400, "difference": at and at[0], "low": at and at[1], "high": at and at[2]}
+        for name, values in curves.items()
+        for budget, at in zip(BUDGETS, values, strict=False)
+    ]
+    return pl.DataFrame(rows, schema_overrides=dict.fromkeys(("difference", "low", "high"), pl.Float64))
+
+
+WORSE, BETTER, EVEN = (-0.02, -0.03, -0.01), (0.02, 0.01, 0.03), (0.0, -0.01, 0.01)
+
+
+def test_each_verdict_is_counted_and_curves_alike_share_a_line():
+    said = against_each(differences(a=[WORSE, WORSE], b=[WORSE, WORSE], c=[EVEN, BETTER], d=[EVEN, None]), "ours")
+    assert said == [
+        "ours was compared with 4 other curves at 2 budgets, on the same 400 test images and seeds: 8 comparisons, 1 without a "
+        "value for want of a point. By their 95% intervals it is ahead in 4, behind in 1, and undecided in 2, where 0 lies "
+        "within the interval (which shows no equality). So it does not match or exceed every other curve at every budget. "
+        "Were there no differences at all, about 1 of 7 intervals would leave 0 out by chance; nothing is corrected for that.",
+        "Against c: behind at 60%, undecided at 70%.",
+        "Against a and b: ahead at every budget.",
+        "Against d: undecided at 70%, without a value at 60%.",
+    ]
+
+
+def test_an_end_at_nought_decides_nothing():
+    said = against_each(differences(a=[(-0.01, -0.02, 0.0)], b=[(0.01, 0.0, 0.02)]), "ours")
+    assert "ahead in 0, behind in 0, and undecided in 2" in said[0] and "Nowhere is it shown to be behind." in said[0]
+
+
+def test_nothing_to_compare_is_said():
+    assert against_each(differences(a=[None, None]), "ours") == [
+        "Nowhere do ours and another curve both have a point for every seed: nothing can be compared."
+    ]
+
+
+def on_grid(**curves: list[list[float | None]]) -> pl.DataFrame:
+    """For each curve and seed the test accuracy at budgets 0.2, 0.5, 0.7 and 0.9."""
+    return pl.DataFrame(
+        [
+            {"curve": name, "seed": seed, "budget": budget, "test_accuracy": accuracy}
+            for name, seeds in curves.items()
+            for seed, values in enumerate(seeds)
+            for budget, accuracy in zip((0.2, 0.5, 0.7, 0.9), values, strict=True)
+        ]
+    )
+
+
+def test_gains_within_and_outside_30_to_70_percent_by_hand():
+    # In the middle 0.04 and 0.02, so 3 points; at 0.9 one point; at 0.2 only one of the two has a point for both seeds.
+    grid = on_grid(ours=[[0.5, 0.84, 0.92, 0.95], [None, 0.84, 0.92, 0.95]], a=[[0.5, 0.8, 0.9, 0.94], [0.5, 0.8, 0.9, 0.94]])
+    assert gains(grid, "ours") == [
+        "In test accuracy ours gains over a, in the mean, +3.0 points at FLOPs reductions of 30–70%, +1.0 points below 30%; it is "
+        "a gain that is largest at 30–70%. (Means over seeds and over the budgets at which both have points; they have no "
+        "interval.)"
+    ]
+    (turned,) = gains(grid, "a")
+    assert "−3.0 points at" in turned and "it is not a gain that is largest" in turned
+
+
+def test_gains_over_several_are_counted():
+    even, steep = [[0.55, 0.8, 0.8, 0.8]], [[0.1, 0.7, 0.7, 0.8]]
+    (said,) = gains(on_grid(ours=[[0.6, 0.9, 0.9, 0.8]], a=even, b=steep), "ours")
+    assert "the gain is largest at 30–70% against 1 of 2" in said  # over b it is larger beyond 70 %
+
+
+def test_the_order_of_seeds_by_hand():
+    same = on_grid(ours=[[0, 0.9, 0.9, 0], [0, 0.8, 0.8, 0]], a=[[0, 0.8, 0.8, 0], [0, 0.7, 0.7, 0]], b=[[0, 0.1, 0.1, 0]] * 2)
+    assert stability(same, "ours") == [
+        "By mean test accuracy within 50% to 70% of the FLOPs, the 3 curves stand in the same order for each of 2 seeds, ours "
+        "first; ours is on the same side of 2 of 2 others for every seed."
+    ]
+    mixed = on_grid(
+        ours=[[0, 0.9, 0.9, 0], [0, 0.6, 0.6, 0]], a=[[0, 0.8, 0.8, 0], [0, 0.7, 0.7, 0]], b=[[0, 0.1, None, 0]] * 2
+    )
+    assert stability(mixed, "ours") == [
+        "By mean test accuracy within 50% to 70% of the FLOPs, the 2 curves (1 curve without such points left out) do not stand "
+        "in the same order for each of 2 seeds; first is ours for 1 seed and a for 1 seed."
+    ]
+    assert stability(same.filter(pl.col("seed") == 0), "ours") == []
+
+
+@pytest.mark.parametrize(
+    ("values", "images", "said"),
+    [
+        ((-0.004, -0.009, 0.001), 400, "−0.4 [−0.9, +0.1]"),
+        ((-0.0001, -0.009, 0.0), 400, "0.0 [−0.9, 0.0]"),
+        ((0.00042, -0.0001, 0.001), 90_000, "+0.04 [−0.01, +0.10]"),
+    ],
+)
+def test_a_difference_is_told_as_finely_as_the_images_allow(values, images, said):
+    assert interval(dict(zip(("difference", "low", "high"), values, strict=True), n=images)) == said
+
+
+def test_settings_that_gave_the_same_points_are_one():
+    points = operating_points({"a": 1.0, "b": 1.0}, variants=("x", "y"), policies=("p", "q"), seeds=(0,))
+    # b's policy q is p under another name.
+    swept = points.filter(~((pl.col("method") == "b") & (pl.col("policy") == "q")))
+    twice = swept.filter((pl.col("method") == "b") & (pl.col("policy") == "p")).with_columns(policy=pl.lit("q"))
+    assert tried(pl.concat([swept, twice])) == [
+        {"method": "a", "settings": 4, "variants": 2, "policies": 2, "points": 484},
+        {"method": "b", "settings": 2, "variants": 2, "policies": 2, "points": 484},
+    ]
+
+
+def test_the_table_has_the_difference_beside_each_curve_and_so_has_the_markdown(points):
+    paired = paired_with(("reference", "cpm_survivors"), points)
+    made = build(points, RUN, paired)
+    assert build(points, RUN, paired.sample(fraction=1, shuffle=True, seed=1)) == made
+    read, rows = text_of(made.html), made.md.splitlines()
+    for row in paired.iter_rows(named=True):
+        assert read.count(interval(row)) >= 1 and made.md.count(interval(row)) >= 1
+    assert "this curve less reference" in read and "What the comparison says of reference" in read
+    # Ours is first, in the page and in the file, and has no difference to itself.
+    assert read.index("reference ours 9") < read.index("calexnet 9")
+    assert rows[2] == "| | 70% | 60% | 50% | 40% | 30% | area, 30–70% saved |"
+    assert rows[4].startswith("| reference |") and "<br>" not in rows[4]
+    assert rows[5].startswith("| calexnet |") and rows[5].count("<br>") == 5
+
+
+def test_where_no_value_is_there_none_is_filled_in(points):
+    paired = paired_with(("reference", "cpm_survivors"), points)
+    gone = pl.when(pl.col("budget") != 0.4)
+    paired = paired.with_columns(gone.then(pl.col(name)).alias(name) for name in ("difference", "low", "high"))
+    made = build(points, RUN, paired)
+    assert text_of(made.html).count("not compared") == 1
+    assert "without a value at 40%" in made.html and made.md.count("<br>") == 4
+
+
 # The page
 
 
@@ -180,7 +313,7 @@ def test_what_was_run_is_told(report):
         "train 1,000, val 397, test 400",
         "0, 1, 2",
         "11.2 M parameters, 1.1 GFLOPs an image, branches after layer1, layer2 and layer3, trained on train",
-        "calexnet 1, reference 1",
+        "calexnet 1 (1 variant × 1 policy, 121 operating points a seed); reference 1 (1 variant × 1 policy",
         "no GPU",
         "torch 2.7.1+cpu",
         RUN["fingerprints"]["dataset"],
@@ -213,7 +346,7 @@ def test_a_table_without_oracles_and_backbone_is_drawn(points):
 
 def test_names_cannot_break_out_of_the_page():
     name = "</script><img src=x onerror=alert(1)>"
-    html = page(operating_points({name: 1.0}), {**RUN, "command": "<b>&", "tried_settings": {name: 1}})
+    html = page(operating_points({name: 1.0}), {**RUN, "command": "<b>&"})
     written, scripts = html.split("<script>", 1)  # the libraries' own scripts mention all kinds of tags
     for ours in (written, scripts.rsplit("<script>", 1)[1]):
         assert "<img" not in ours and "<b>&" not in ours
@@ -277,7 +410,7 @@ def test_a_method_keeps_its_colour_when_a_backbone_lacks_another():
     points = operating_points({"a": 1.0, "b": 1.0}, backbones=("resnet18", "resnet50"))
     points = points.filter((pl.col("method") != "a") | (pl.col("backbone") == "resnet18"))
     second = spec([chart(points.filter(pl.col("backbone") == "resnet50"), styles(points))])
-    scale = second["vconcat"][0]["layer"][1]["encoding"]["color"]["scale"]
+    scale = second["vconcat"][0]["layer"][1]["encoding"]["color"]["condition"]["scale"]
     assert (scale["domain"], scale["range"]) == (["b"], [COLOURS[1]])
 
 
@@ -305,11 +438,18 @@ def step(folder, points: pl.DataFrame | bytes, run: str = json.dumps(RUN)) -> in
     )
 
 
-def test_the_step_writes_four_files_and_leaves_nothing_else(tmp_path, points, report):
+def test_the_step_writes_five_files_and_leaves_nothing_else(tmp_path, points, report):
     assert step(tmp_path, points) == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["page.csv", "page.html", "page.png", "page.svg"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "page.csv",
+        "page.html",
+        "page.md",
+        "page.png",
+        "page.svg",
+    ]
     assert (tmp_path / "out" / "page.html").read_text(encoding="utf-8") == report.html
     assert (tmp_path / "out" / "page.png").read_bytes() == report.png
+    assert (tmp_path / "out" / "page.md").read_text(encoding="utf-8") == report.md
 
 
 @pytest.mark.parametrize(
@@ -332,6 +472,22 @@ def test_a_bad_table_is_one_line_and_nothing_is_written(tmp_path, capsys, points
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "points.parquet" in error and said in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_table_of_other_differences_is_one_line(tmp_path, capsys, points):
+    paired = paired_with(("reference", "cpm_survivors"), points)
+    points.write_parquet(tmp_path / "points.parquet")
+    (tmp_path / "run.json").write_text("{}")
+    for spoilt, said in (
+        (paired.drop("low"), "not a table of paired differences"),
+        (paired.with_columns(dataset=pl.lit("cinic10")), "is about cinic10, not digits"),
+    ):
+        spoilt.write_parquet(tmp_path / "paired.parquet")
+        files = [("points", "points.parquet"), ("run", "run.json"), ("paired", "paired.parquet"), ("out", "page.html")]
+        assert main(["report", *(part for name, file in files for part in (f"--{name}", str(tmp_path / file)))]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and "paired.parquet" in error and said in error
+        assert not (tmp_path / "page.html").exists()
 
 
 @pytest.mark.parametrize(("run", "said"), [("{", "not valid JSON"), ("[]", "expected a JSON object")])

@@ -47,11 +47,12 @@ def test_every_file_of_the_contract_is_made(tiny: Path) -> None:
         "results/digits/resnet18/backbone.safetensors",
         "results/digits/resnet18/backbone.json",
         "results/points_digits.parquet",
+        "results/digits/paired.parquet",
         *(f"results/digits/resnet18/features/{split}.json" for split in images.SPLITS),
         *(f"{CASCADE}/{name}" for k in (1, 2, 3) for name in (f"branch{k}.safetensors", f"exits{k}.npz")),
         *(f"{CASCADE}/weights{k}.npy" for k in (2, 3)),
         *(f"{CASCADE}/cpm_survivors.{name}" for name in ("thresholds.parquet", "points.parquet", "exits.npz")),
-        *(f"results/pareto_digits.{suffix}" for suffix in ("html", "svg", "png", "csv")),
+        *(f"results/pareto_digits.{suffix}" for suffix in ("html", "svg", "png", "csv", "md")),
     }
     assert {path for path in expected if not (tiny / path).is_file()} == set()
     partial = [path for path in tiny.rglob("*") if ".partial" in path.name]
@@ -76,7 +77,15 @@ def test_a_touch_reruns_nothing(tiny: Path, tmp_path: Path) -> None:
 def test_an_edited_head_reruns_its_branches_and_what_follows(tiny: Path, tmp_path: Path) -> None:
     copy = edited(tmp_path, "calex/heads/prototype.py", "\nEDITED = True\n")
     jobs = planned(run_snakemake(tiny, REPORT, "-n", repository=copy).stdout)
-    assert jobs == {"train_branch": 6, "weigh_survivors": 2, "calibrate": 2, "evaluate": 4, "pareto": 1, "report": 1}
+    assert jobs == {
+        "train_branch": 6,
+        "weigh_survivors": 2,
+        "calibrate": 2,
+        "evaluate": 4,
+        "pareto": 1,
+        "compare": 1,
+        "report": 1,
+    }
 
 
 @pytest.mark.parametrize("file", ["calex/report.py", "calex/report.html"])
@@ -86,19 +95,27 @@ def test_an_edited_report_reruns_only_the_report(tiny: Path, tmp_path: Path, fil
     assert jobs == {"report": 1}
 
 
+def test_an_edited_comparison_reruns_only_itself_and_the_report(tiny: Path, tmp_path: Path) -> None:
+    copy = edited(tmp_path, "calex/paired.py", "\nEDITED = True\n")
+    assert planned(run_snakemake(tiny, REPORT, "-n", repository=copy).stdout) == {"compare": 1, "report": 1}
+
+
 def test_an_edited_target_reruns_only_the_methods_that_use_it(tiny: Path, tmp_path: Path) -> None:
     copy = edited(tmp_path, "calex/targets/argmax.py", "\nEDITED = True\n")
     jobs = planned(run_snakemake(tiny, REPORT, "-n", repository=copy).stdout)
-    assert jobs == {"train_branch": 3, "calibrate": 1, "evaluate": 2, "pareto": 1, "report": 1}
+    assert jobs == {"train_branch": 3, "calibrate": 1, "evaluate": 2, "pareto": 1, "compare": 1, "report": 1}
 
 
-def test_a_changed_policy_retrains_no_branch(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("key", "value"), [("min_support", 7), ("score", "max_softmax")])
+def test_a_changed_policy_retrains_no_branch(tiny: Path, tmp_path: Path, key: str, value: object) -> None:
     config = yaml.safe_load((REPOSITORY / "tests/tiny.yaml").read_text())
-    config["policies"]["cpm_full"]["min_support"] = 7
+    config["policies"]["cpm_full"][key] = value
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(config))
-    jobs = planned(run_snakemake(tiny, REPORT, "-n", config=path).stdout)
-    assert jobs == {"calibrate": 1, "evaluate": 1, "pareto": 1, "report": 1}
+    done = run_snakemake(tiny, REPORT, "-n", "--printshellcmds", config=path)
+    assert planned(done.stdout) == {"calibrate": 1, "evaluate": 1, "pareto": 1, "compare": 1, "report": 1}
+    # Thresholds and FLOPs follow the policy's own score.
+    assert len(re.findall(r"calex (?:calibrate|evaluate) .*\"score\":\"max_softmax\"", done.stdout)) == 2 * (key == "score")
 
 
 def test_the_same_config_from_another_file_reruns_nothing(tiny: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Write the report: one page that stands alone, and beside it the chart (.svg, .png) and its fronts (.csv)."""
+"""Write the report: one page that stands alone; beside it the chart (.svg, .png), its fronts (.csv), the table (.md)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 
 from calex.errors import CalexError
 from calex.files import read_json, replacing
-from calex.report import build, read_points
+from calex.report import build, read_paired, read_points
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--points", required=True, type=Path, help="table of operating points of one data set (.parquet)")
     parser.add_argument("--run", required=True, type=Path, help="what was run, as `pareto` writes it (.json)")
-    parser.add_argument("--out", required=True, type=Path, help="the page (.html); .svg, .png and .csv go beside it")
+    parser.add_argument("--paired", type=Path, help="what `compare` writes (.parquet); without it nothing is compared by image")
+    parser.add_argument("--out", required=True, type=Path, help="the page (.html); .svg, .png, .csv and .md go beside it")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -25,8 +26,10 @@ def run(args: argparse.Namespace) -> None:
     for part in ("backbones", "config", "fingerprints", "hardware", "splits", "threads", "tried_settings", "versions"):
         if not isinstance(description.get(part, {}), dict):
             raise CalexError(f"{args.run}: '{part}' is not an object; rerun the step `pareto`")
-    report = build(read_points(args.points), description)
+    points = read_points(args.points)
+    report = build(points, description, read_paired(args.paired, points) if args.paired else None)
     # The page last: where it is, the others are.
-    for suffix, content in ((".csv", report.csv), (".svg", report.svg), (".png", report.png), (".html", report.html)):
+    for suffix in (".csv", ".md", ".svg", ".png", ".html"):
+        content = getattr(report, suffix[1:])
         with replacing(args.out.with_suffix(suffix)) as partial:
             partial.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))

@@ -95,6 +95,9 @@ def settings_of(rule_name, wildcards):
     backbone = config["backbones"].get(wildcards.get("backbone"), {})
     method = config["methods"].get(wildcards.get("method"), {}).get("variants", {}).get(wildcards.get("variant"), {})
     features = config["features"]
+    # What thresholds are compared with: a policy may read another score than the method's own.
+    policy = dict(config["policies"].get(wildcards.get("policy"), {"score": None}))
+    score = policy.pop("score") or method.get("score")
 
     def part(block, *keys):
         return {key: block[key] for key in keys}
@@ -116,13 +119,9 @@ def settings_of(rule_name, wildcards):
     if rule_name == "weigh_survivors":
         return part(method, "weighting", "score", "correct")
     if rule_name == "calibrate":
-        return (
-            {"policy": config["policies"][wildcards.policy]}
-            | part(method, "score", "correct")
-            | part(config["evaluation"], "folds")
-        )
+        return {"policy": policy, "score": score} | part(method, "correct") | part(config["evaluation"], "folds")
     if rule_name == "evaluate":
-        return part(method, "score", "correct")
+        return {"score": score} | part(method, "correct")
     return {}
 
 

@@ -99,3 +99,31 @@ rule pareto:
     shell:
         "python -m calex pareto --results results --settings {params.settings:q} --command {resources.command:q}"
         " --out {output.points} --run {output.run} 2>&1 | tee {log}"
+
+
+rule compare:
+    input:
+        points="results/points_{dataset}.parquet",
+        exits=lambda w: [f"results/{path}" for path in plan.exits(config, w.dataset)],
+    output:
+        "results/{dataset}/paired.parquet",
+    log:
+        "logs/{dataset}/paired.log",
+    benchmark:
+        "benchmarks/{dataset}/paired.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+        gpu=0,
+    params:
+        settings=lambda w: canonical_json({"ours": plan.ours(config, w.dataset)}),
+        sources=source_hashes("compare"),
+    message:
+        "{wildcards.dataset}: comparing every curve with the first one, image by image"
+    # The step finds the exits by the table of points: their paths would be too many for a command line.
+    shell:
+        "python -m calex compare --results results --points {input.points} --settings {params.settings:q} --out {output}"
+        " 2>&1 | tee {log}"

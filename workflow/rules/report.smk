@@ -5,11 +5,13 @@ rule report:
     input:
         points=points_table,
         run="results/{dataset}/run.json",
+        paired="results/{dataset}/paired.parquet",
     output:
         html=report("results/pareto_{dataset}.html", category="Pareto fronts", caption="../report/pareto.rst"),
         svg="results/pareto_{dataset}.svg",
         png="results/pareto_{dataset}.png",
         csv="results/pareto_{dataset}.csv",
+        md="results/pareto_{dataset}.md",
     log:
         "logs/pareto_{dataset}.log",
     benchmark:
@@ -28,4 +30,5 @@ rule report:
     message:
         "{wildcards.dataset}: writing the report"
     shell:
-        "python -m calex report --points {input.points} --run {input.run} --out {output.html} 2>&1 | tee {log}"
+        "python -m calex report --points {input.points} --run {input.run} --paired {input.paired}"
+        " --out {output.html} 2>&1 | tee {log}"

@@ -1,0 +1,109 @@
+"""Compare every curve with ours on the same test images: {dataset}/paired.parquet, differences with 95 % intervals.
+
+At each budget both curves are deployed at the point that validation images choose. Where a curve has no point for
+some seed there is no value.
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from calex import paired, pareto, plan, settings
+from calex.errors import CalexError
+from calex.files import read_npz, read_parquet, replacing
+from calex.points import MARKED
+from calex.progress import say
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--results", type=Path, required=True, help="the folder of all results, with the exits in it")
+    parser.add_argument("--points", type=Path, required=True, help="every operating point, as `pareto` writes it (.parquet)")
+    parser.add_argument(
+        "--settings", type=settings.parse, required=True, help='JSON: {"ours": {"method", "policy"}}, whom to compare with'
+    )
+    parser.add_argument("--out", type=Path, required=True, help="the table to write (.parquet)")
+
+
+class Answers:
+    """Which test images a deployed point answers right, read from the files of its cascade."""
+
+    def __init__(self, results: Path, branches: dict[str, int]) -> None:
+        self.results, self.branches = results, branches
+        self.said = cache(self._said)
+        self.labels: dict[str, np.ndarray] = {}
+
+    def _said(self, cascade: plan.Cascade) -> tuple[np.ndarray, np.ndarray]:
+        """Right or wrong (K + 1, N) of every branch and then the backbone, and the labels (N,)."""
+        spoken = []
+        for k in range(1, self.branches[cascade.backbone] + 1):
+            path = self.results / cascade.folder / f"exits{k}.npz"
+            branch = read_npz(path, ("test_prediction", "test_label", "test_backbone"))
+            labels = self.labels.setdefault(cascade.backbone, branch["test_label"])
+            if not np.array_equal(labels, branch["test_label"]):
+                raise CalexError(f"{path}: speaks of other test images than the other exits; rerun train-branch")
+            spoken.append(branch["test_prediction"][0])
+        return np.stack([*spoken, branch["test_backbone"][0]]) == labels, labels
+
+    def right(self, point: dict[str, Any]) -> np.ndarray:
+        """(N,) bool for a row of `pareto.at_budgets`."""
+        cascade = plan.Cascade(*(point[name] for name in ("dataset", "backbone", "method", "variant", "seed")))
+        known, labels = self.said(cascade)
+        path = self.results / cascade.folder / f"{point['policy']}.exits.npz"
+        taken = read_npz(path, ("exit",))["exit"]
+        if taken.shape[1] != len(labels) or point["point"] >= len(taken):
+            raise CalexError(f"{path}: exits of {taken.shape[1]} images where {len(labels)} are known; rerun evaluate")
+        found = known[taken[point["point"]], np.arange(len(labels))]
+        if abs(found.mean() - point["test_accuracy"]) > 1e-9:
+            raise CalexError(f"{path}: point {point['point']} is not as accurate as the table of points says; rerun evaluate")
+        return found
+
+
+def table(points: pl.DataFrame, ours: dict[str, str], answers: Answers) -> pl.DataFrame:
+    """One row a backbone, budget and curve other than ours: `paired.SCHEMA`."""
+    methods = points.filter((pl.col("method") != "backbone") & (pl.col("policy") != "oracle"))
+    found = []
+    for (backbone, budget), chosen in pareto.at_budgets(methods, pareto.BUDGETS).group_by("backbone", "budget"):
+        curves = {
+            curve: {row["seed"]: row for row in rows.iter_rows(named=True)}
+            for curve, rows in chosen.group_by("method", "policy")
+        }
+        mine = curves.pop((ours["method"], ours["policy"]), None)
+        if mine is None:
+            raise CalexError(f"--settings: ours: no points of {ours['method']} · {ours['policy']} with {backbone}; evaluate it")
+        for (method, policy), theirs in curves.items():
+            asked = sorted(set(mine) | set(theirs))
+            both = [seed for seed in asked if all(seed in c and c[seed]["point"] is not None for c in (mine, theirs))]
+            row: dict[str, Any] = {
+                "dataset": chosen["dataset"][0], "backbone": backbone, "budget": budget, "method": method, "policy": policy,
+                "ours_method": ours["method"], "ours_policy": ours["policy"], "seeds": len(both), "of": len(asked),
+            }  # fmt: skip
+            if both == asked:
+                right = [np.stack([answers.right(curve[seed]) for seed in both]) for curve in (theirs, mine)]
+                difference = paired.difference(*right)
+                row |= {"accuracy": right[0].mean(), "ours_accuracy": right[1].mean(), "difference": difference.mean}
+                row |= {"low": difference.low, "high": difference.high}
+            found.append(row)
+    order = ["backbone", "method", "policy", "budget"]
+    return pl.DataFrame(found, schema=paired.SCHEMA).sort(order, descending=[False, False, False, True])
+
+
+def run(args: argparse.Namespace) -> None:
+    points = read_parquet(args.points, MARKED)
+    branches = {backbone: len(shares[0]) - 1 for backbone, shares in points.group_by("backbone").agg("exit_share").iter_rows()}
+    images = dict(points.filter(pl.col("split") == "test").group_by("backbone").agg(pl.col("n").max()).iter_rows())
+    found = table(points, args.settings["ours"], Answers(args.results, branches))
+    found = found.with_columns(n=pl.col("backbone").replace_strict(images, return_dtype=pl.Int64))
+    with replacing(args.out) as partial:
+        found.write_parquet(partial)
+    apart = found.filter((pl.col("low") > 0) | (pl.col("high") < 0))
+    empty = found["difference"].null_count()
+    say(
+        f"compare {args.settings['ours']['method']} · {args.settings['ours']['policy']}: {len(found)} comparisons, "
+        f"{len(apart)} intervals without 0, {empty} without a value"
+    )
