@@ -316,8 +316,13 @@ def tooltip(rows: dict[str, str]) -> list[alt.Tooltip]:
     ]
 
 
-def spec(charts: Sequence[alt.VConcatChart], background: str = "white") -> dict[str, Any]:
-    """The charts under one another as one Vega-Lite spec."""
+def legend_columns(names: pl.DataFrame, width: int = 760) -> int:
+    """How many names of methods stand beside one another in a legend of a chart of this width, in pixels."""
+    return max(1, width // (44 + 8 * max(map(len, names["method"]))))
+
+
+def spec(charts: Sequence[alt.VConcatChart], background: str = "white", columns: int = 4) -> dict[str, Any]:
+    """The charts under one another as one Vega-Lite spec, with so many columns in their legends."""
     page = (
         charts[0]
         if len(charts) == 1
@@ -340,7 +345,9 @@ def spec(charts: Sequence[alt.VConcatChart], background: str = "white") -> dict[
                 titleFontWeight="normal",
                 titlePadding=8,
             ),
-            legend=alt.LegendConfig(labelFontSize=13, labelColor="#1d2127", symbolSize=90, columnPadding=18, orient="top"),
+            legend=alt.LegendConfig(
+                labelFontSize=13, labelColor="#1d2127", symbolSize=90, columnPadding=18, orient="top", columns=columns
+            ),
             text=alt.MarkConfig(fontSize=12),
             title=alt.TitleConfig(
                 anchor="start",

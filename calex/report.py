@@ -18,7 +18,7 @@ import vl_convert
 import yaml
 
 from calex import paired as pairs
-from calex.chart import DASHES, chart, in_colour, real, spec, styles
+from calex.chart import DASHES, chart, in_colour, legend_columns, real, spec, styles
 from calex.errors import CalexError
 from calex.files import read_parquet
 from calex.headline import against_each, gains, headline, listed, percent, stability, tied
@@ -157,7 +157,7 @@ def picture(points: pl.DataFrame, paired: pl.DataFrame | None = None) -> str:
         chart(table, names, [f"Early exits on {table['dataset'][0]}: {table['backbone'][0]}", *lines_under], place)
         for place, table in enumerate(by_backbone(points))
     ]
-    return renumbered(gathered(vl_convert.vegalite_to_svg(spec(charts))))
+    return renumbered(gathered(vl_convert.vegalite_to_svg(spec(charts, columns=legend_columns(names)))))
 
 
 def by_backbone(points: pl.DataFrame) -> list[pl.DataFrame]:

@@ -13,7 +13,7 @@ import pytest
 from made_up_points import RUN, operating_points, paired_with
 
 from calex.__main__ import main
-from calex.chart import COLOURS, MOST_ROWS, chart, spec, styles
+from calex.chart import COLOURS, MOST_ROWS, chart, in_colour, real, spec, styles
 from calex.errors import CalexError
 from calex.headline import against_each, gains, headline, stability, tied
 from calex.pareto import BUDGETS, at_budgets
@@ -404,6 +404,28 @@ def test_the_chart_stays_small_however_many_points_there_are():
     drawn = spec([chart(points, styles(points))])
     assert len(points) > 20_000
     assert sum(len(rows) for rows in drawn["datasets"].values()) <= MOST_ROWS + 50
+
+
+def test_of_many_methods_ours_and_the_best_are_in_colour_and_the_rest_grey():
+    methods = {f"method{i}": 0.7 + 0.06 * i for i in range(9)}
+    points = operating_points(methods, seeds=(0, 1), policies=("p", "q"))
+    names = styles(points, ("method2", "q"))
+    assert names.row(0)[:3] == ("method2", "q", "method2 · q")
+    assert names.select("policy", "dash").unique().sort("dash").rows() == [("q", 0), ("p", 1)]
+    drawn = spec([chart(points, names)])
+    (chosen,) = [param for param in drawn["params"] if param["name"] == "method_0"]
+    assert {each["method"] for each in chosen["value"]} == {"method2", "method8", "method7", "method6", "method5"}
+    svg = picture(points, paired_with(("method2", "q"), points))
+    lines = re.findall(r'aria-roledescription="line mark"[^>]*stroke="([^"]*)"', svg)
+    # Two policies in two views; the four methods that were not chosen share a grey.
+    assert lines.count("#7a828c") == 4 * 4 and lines.count(COLOURS[0]) == 4
+    # Rasterising takes long where every line has a clip path of its own.
+    assert svg.count(' clip-path="') < 15
+
+
+def test_few_methods_are_all_in_colour(points):
+    assert in_colour(real(points), styles(points)) == []
+    assert "#7a828c" not in re.findall(r'aria-roledescription="line mark"[^>]*stroke="([^"]*)"', picture(points))
 
 
 def test_a_method_keeps_its_colour_when_a_backbone_lacks_another():
