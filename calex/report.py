@@ -6,20 +6,18 @@ input gives equal bytes.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import polars as pl
 import vl_convert
 import yaml
 
 from calex.chart import chart, real, spec, styles
 from calex.errors import CalexError
-from calex.headline import headline, listed, percent, tied
+from calex.headline import headline, listed, tied
+from calex.page import counted, renumbered, template
 from calex.pareto import POINT, area, at_budgets, fronts, over_seeds
 from calex.points import MARKED
 
@@ -96,7 +94,7 @@ def build(points: pl.DataFrame, run: dict[str, Any]) -> Report:
 def page(points: pl.DataFrame, run: dict[str, Any]) -> str:
     """The page as HTML, with everything it needs inside."""
     names = styles(points)
-    return template().render(
+    return template("report.html").render(
         dataset=points["dataset"][0],
         sections=[section(table, names, run) for table in by_backbone(points)],
         budgets=BUDGETS,
@@ -105,7 +103,6 @@ def page(points: pl.DataFrame, run: dict[str, Any]) -> str:
         tones=tones(branches(points)),
         run=run,
         config=yaml.safe_dump(run["config"], sort_keys=False, allow_unicode=True, width=100) if run.get("config") else "",
-        scripts=scripts(),
     )
 
 
@@ -126,18 +123,6 @@ def picture(points: pl.DataFrame) -> str:
 
 def by_backbone(points: pl.DataFrame) -> list[pl.DataFrame]:
     return points.sort("backbone", maintain_order=True).partition_by("backbone", maintain_order=True)
-
-
-@cache
-def scripts() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script that may stand in a page."""
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed").replace("</script", "<\\/script")
-
-
-def renumbered(svg: str) -> str:
-    """The picture with its clip paths numbered from 0: Vega counts them per process, whatever it drew before."""
-    numbers: dict[str, int] = {}
-    return re.sub(r"\bclip\d+\b", lambda found: f"clip{numbers.setdefault(found[0], len(numbers))}", svg)
 
 
 def section(points: pl.DataFrame, names: pl.DataFrame, run: dict[str, Any]) -> dict[str, Any]:
@@ -227,26 +212,3 @@ def tones(number: int) -> list[tuple[str, str]]:
         ground = [round(a + weight * (b - a)) for a, b in zip(light, dark, strict=True)]
         found.append(("#{:02x}{:02x}{:02x}".format(*ground), "#ffffff" if weight > 0.6 else "#10201d"))
     return [*found, ("#c8cdd3", "#1d2127")]
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def template() -> jinja2.Template:
-    """The page's template, which escapes whatever the data says."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.ChainableUndefined,
-    )  # fmt: skip
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    environment.filters.update(percent=percent, listed=listed, quantity=quantity, counted=counted)
-    return environment.get_template("report.html")
-
-
-def quantity(number: float) -> str:
-    """`1.11 G`: three digits and a prefix."""
-    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {prefix}"
-    return f"{number:.3g} "
