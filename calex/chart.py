@@ -302,7 +302,7 @@ def tooltip(rows: dict[str, str]) -> list[alt.Tooltip]:
     ]
 
 
-def spec(charts: Sequence[alt.VConcatChart], background: str = "white") -> dict[str, Any]:
+def spec(charts: Sequence[alt.VConcatChart | alt.LayerChart | alt.FacetChart], background: str = "white") -> dict[str, Any]:
     """The charts under one another as one Vega-Lite spec."""
     page = (
         charts[0]

@@ -58,6 +58,7 @@ wildcard_constraints:
     split="|".join(SPLITS),
     seed=r"\d+",
     k=r"\d+",
+    question="|".join(plugins.names("benchmarks")),
 
 
 def branch_count(wildcards):
@@ -96,6 +97,8 @@ def settings_of(rule_name, wildcards):
         )
     if rule_name == "evaluate":
         return part(method, "score", "correct")
+    if rule_name == "benchmark":
+        return {"benchmark": {"name": wildcards.question}} | part(config["benchmarks"], "repeats", "scale")
     return {}
 
 
