@@ -86,5 +86,6 @@ def duration(seconds: float) -> str:
     """`40 s`, `12 min`, `5.2 h`, `3.1 days`"""
     for unit, size in (("days", 86_400 * 2), ("h", 3600 * 2), ("min", 60 * 2)):
         if seconds >= size:
-            return f"{seconds / (size / 2):.2g} {unit}"
+            count = seconds / (size / 2)
+            return f"{count:.0f} {unit}" if count >= 10 else f"{count:.1f} {unit}"
     return f"{seconds:.0f} s"
