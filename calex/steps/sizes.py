@@ -6,8 +6,11 @@ Nothing is downloaded or computed but shapes. The result is a table in Markdown.
 from __future__ import annotations
 
 import argparse
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from calex import backbones
 from calex.benchmarks.dump import TAPS
@@ -57,7 +60,7 @@ def table(rates: dict[tuple[str, str, int], float], device: str) -> str:
         for network in NETWORKS:
             rate = rates[network, stem, pixels]
             for pool in POOLS:
-                size = sum(layout(network, stem, pixels, pool, classes, images).bytes for images in splits)
+                size = sum(Layout(1, images, shapes(network, stem, pixels, pool), classes).bytes for images in splits)
                 taps = "whole" if pool is None else f"at most {pool}×{pool}"
                 lines.append(
                     f"| {name}, {pixels} px | {sum(splits):,} | {network}, {stem} | {taps} | {size / sum(splits) / 1e3:,.0f} kB "
@@ -77,9 +80,12 @@ def table(rates: dict[tuple[str, str, int], float], device: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def layout(network: str, stem: str, pixels: int, pool: int | None, classes: int, images: int) -> Layout:
-    taps, _ = backbones.measure(backbones.build(network, stem, classes), TAPS, pixels, pool)
-    return Layout(1, images, tuple(tap.shape for tap in taps), classes)
+@cache
+def shapes(network: str, stem: str, pixels: int, pool: int | None) -> tuple[tuple[int, int, int], ...]:
+    """(C, H, W) of each tap; nothing but shapes is made."""
+    with torch.device("meta"):
+        model = backbones.build(network, stem, 2)
+    return tuple(tap.shape for tap in backbones.measure(model, TAPS, pixels, pool)[0])
 
 
 def duration(seconds: float) -> str:
