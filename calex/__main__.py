@@ -30,6 +30,9 @@ VERBS = (
     "inspect",
     "verify",
     "benchmark",
+    "report-benchmarks",
+    "sizes",
+    "quote",
 )
 
 
@@ -44,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m calex VERB [--help | options]\n\nThe steps of the pipeline, in the order of the data's way:\n")
         for verb in VERBS:
-            print(f"  {verb:<16} {docstring(verb).splitlines()[0]}")
+            print(f"  {verb:<17} {docstring(verb).splitlines()[0]}")
         print(
             "\nThe workflow calls exactly these: `snakemake -n --printshellcmds results/pareto_digits.html` prints the lines."
         )

@@ -321,7 +321,9 @@ def legend_columns(names: pl.DataFrame, width: int = 760) -> int:
     return max(1, width // (44 + 8 * max(map(len, names["method"]))))
 
 
-def spec(charts: Sequence[alt.VConcatChart], background: str = "white", columns: int = 4) -> dict[str, Any]:
+def spec(
+    charts: Sequence[alt.VConcatChart | alt.LayerChart | alt.FacetChart], background: str = "white", columns: int = 4
+) -> dict[str, Any]:
     """The charts under one another as one Vega-Lite spec, with so many columns in their legends."""
     page = (
         charts[0]

@@ -6,13 +6,10 @@ what was run. Equal input gives equal bytes.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import polars as pl
 import vl_convert
 import yaml
@@ -22,6 +19,7 @@ from calex.chart import DASHES, chart, in_colour, legend_columns, real, spec, st
 from calex.errors import CalexError
 from calex.files import read_parquet
 from calex.headline import against_each, gains, headline, listed, percent, stability, tied
+from calex.page import counted, gathered, renumbered, template
 from calex.pareto import BUDGETS, POINT, area, at_budgets, curve_on_grid, fronts, over_seeds
 from calex.points import MARKED
 
@@ -131,7 +129,9 @@ def page(
     points: pl.DataFrame, run: dict[str, Any], paired: pl.DataFrame | None = None, found: list[dict[str, Any]] | None = None
 ) -> str:
     """The page as HTML, with everything it needs inside."""
-    return template().render(
+    return template("report.html").render(
+        dashes=[" ".join(map(str, dash)) for dash in DASHES],
+        interval=interval,
         dataset=points["dataset"][0],
         sections=sections(points, run, paired) if found is None else found,
         tried=tried(points),
@@ -141,7 +141,6 @@ def page(
         tones=tones(branches(points)),
         run=run,
         config=yaml.safe_dump(run["config"], sort_keys=False, allow_unicode=True, width=100) if run.get("config") else "",
-        scripts=scripts(),
     )
 
 
@@ -164,10 +163,52 @@ def by_backbone(points: pl.DataFrame) -> list[pl.DataFrame]:
     return points.sort("backbone", maintain_order=True).partition_by("backbone", maintain_order=True)
 
 
-@cache
-def scripts() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script that may stand in a page."""
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed").replace("</script", "<\\/script")
+def sections(points: pl.DataFrame, run: dict[str, Any], paired: pl.DataFrame | None) -> list[dict[str, Any]]:
+    names = styles(points, ours_of(paired))
+    return [section(table, names, run, paired) for table in by_backbone(points)]
+
+
+def ours_of(paired: pl.DataFrame | None) -> tuple[str, str] | None:
+    """Method and policy of the curve that all others are compared with."""
+    return None if paired is None or not len(paired) else (paired["ours_method"][0], paired["ours_policy"][0])
+
+
+def page(
+    points: pl.DataFrame, run: dict[str, Any], paired: pl.DataFrame | None = None, found: list[dict[str, Any]] | None = None
+) -> str:
+    """The page as HTML, with everything it needs inside."""
+    return template("report.html").render(
+        dashes=[" ".join(map(str, dash)) for dash in DASHES],
+        interval=interval,
+        dataset=points["dataset"][0],
+        sections=sections(points, run, paired) if found is None else found,
+        tried=tried(points),
+        budgets=BUDGETS,
+        seeds=real(points)["seed"].unique().sort().to_list(),
+        images=dict(points.group_by("split").agg(pl.col("n").max()).iter_rows()),
+        tones=tones(branches(points)),
+        run=run,
+        config=yaml.safe_dump(run["config"], sort_keys=False, allow_unicode=True, width=100) if run.get("config") else "",
+    )
+
+
+def picture(points: pl.DataFrame, paired: pl.DataFrame | None = None) -> str:
+    """The charts as one SVG, with the title and the legend that they need away from the page."""
+    names = styles(points, ours_of(paired))
+    seeds = real(points)["seed"].n_unique()
+    lines_under = [
+        f"Line: mean over {counted(seeds, 'seed')} of the branches, band: their range (minimum to maximum).",
+        "Marks: operating points chosen on validation images, drawn at their test values.",
+    ]
+    charts = [
+        chart(table, names, [f"Early exits on {table['dataset'][0]}: {table['backbone'][0]}", *lines_under], place)
+        for place, table in enumerate(by_backbone(points))
+    ]
+    return renumbered(gathered(vl_convert.vegalite_to_svg(spec(charts, columns=legend_columns(names)))))
+
+
+def by_backbone(points: pl.DataFrame) -> list[pl.DataFrame]:
+    return points.sort("backbone", maintain_order=True).partition_by("backbone", maintain_order=True)
 
 
 def gathered(svg: str) -> str:
@@ -175,12 +216,6 @@ def gathered(svg: str) -> str:
     own = r'(class="mark-(?:line|area) role-mark [^"]*")( clip-path="[^"]*")'
     layer = r'(<g class="mark-group role-scope [^"]*_pathgroup")'
     return re.sub(own, r"\1", re.sub(rf'{layer}(?=(?:(?!class="mark-(?:line|area)).)*{own})', r"\1\3", svg, flags=re.DOTALL))
-
-
-def renumbered(svg: str) -> str:
-    """The picture with its clip paths numbered from 0: Vega counts them per process, whatever it drew before."""
-    numbers: dict[str, int] = {}
-    return re.sub(r"\bclip\d+\b", lambda found: f"clip{numbers.setdefault(found[0], len(numbers))}", svg)
 
 
 def section(points: pl.DataFrame, names: pl.DataFrame, run: dict[str, Any], paired: pl.DataFrame | None) -> dict[str, Any]:
@@ -369,27 +404,3 @@ def signed(share: float, images: int) -> str:
     """In points with a sign; what rounds to nothing has none."""
     text = f"{100 * share:+.{2 if images >= MANY_IMAGES else 1}f}"
     return text.replace("-", "−") if float(text) else text[1:]
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def template() -> jinja2.Template:
-    """The page's template, which escapes whatever the data says."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=jinja2.ChainableUndefined,
-    )  # fmt: skip
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    environment.filters.update(percent=percent, listed=listed, quantity=quantity, counted=counted, interval=interval)
-    environment.globals["dashes"] = [" ".join(map(str, dash)) for dash in DASHES]
-    return environment.get_template("report.html")
-
-
-def quantity(number: float) -> str:
-    """`1.11 G`: three digits and a prefix."""
-    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g} {prefix}"
-    return f"{number:.3g} "

@@ -25,6 +25,7 @@ KINDS = {
     "target": "targets",
     "weighting": "weightings",
     "policy": "policies",
+    "benchmark": "benchmarks",
 }
 
 # What these say reaches people, never a result.

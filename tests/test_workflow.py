@@ -13,8 +13,9 @@ import torch
 import yaml
 import zarr
 from conftest import REPOSITORY, run_snakemake
+from feature_stores import hashes
 
-from calex import backbones, images
+from calex import backbones, images, plugins
 from calex.features.store import open_store, verify
 from calex.files import read_json, sha256
 from calex.points import MARKED
@@ -98,6 +99,43 @@ def test_an_edited_report_reruns_only_the_report(tiny: Path, tmp_path: Path, fil
 def test_an_edited_comparison_reruns_only_itself_and_the_report(tiny: Path, tmp_path: Path) -> None:
     copy = edited(tmp_path, "calex/paired.py", "\nEDITED = True\n")
     assert planned(run_snakemake(tiny, REPORT, "-n", repository=copy).stdout) == {"compare": 1, "report": 1}
+
+
+@pytest.fixture
+def own(tiny: Path, tmp_path: Path) -> Path:
+    """A finished run that a test may change."""
+    return shutil.copytree(tiny, tmp_path / "own")
+
+
+def test_an_identical_dump_reruns_nothing_downstream(own: Path) -> None:
+    features = own / "results/digits/resnet18/features"
+    before, made = read_json(features / "val.json"), (features / "val.json").stat().st_mtime_ns
+    again = run_snakemake(own, "results/digits/resnet18/features/val.json", "-R", "cache_features", "--cores", "2")
+    assert again.returncode == 0, again.stderr[-4000:]
+    assert (features / "val.json").stat().st_mtime_ns > made
+    assert read_json(features / "val.json") == before
+    assert planned(run_snakemake(own, REPORT, "-n").stdout) == {}
+
+
+def test_a_store_deleted_behind_its_manifest_is_made_again(own: Path) -> None:
+    features = own / "results/digits/resnet18/features"
+    before = hashes(features / "val.zarr")
+    shutil.rmtree(features / "val.zarr")
+    assert planned(run_snakemake(own, REPORT, "-n").stdout)["cache_features"] == 1
+    again = run_snakemake(own, REPORT, "--cores", "2")
+    assert again.returncode == 0, again.stderr[-4000:]
+    assert "1 of 1 steps (100%) done" in again.stderr, again.stderr[-4000:]
+    stamp = ".snakemake_timestamp"
+    after = hashes(features / "val.zarr")
+    assert {name: after[name] for name in after if name != stamp} == {name: before[name] for name in before if name != stamp}
+    assert verify(features, "val") == []
+
+
+def test_benchmarks_run_alone_and_only_when_asked_for(tiny: Path, tmp_path: Path) -> None:
+    alone = run_snakemake(tiny, "results/benchmarks.html", "-n", "--cores", "2")
+    assert planned(alone.stdout) == {"benchmark": len(plugins.names("benchmarks")), "report_benchmarks": 1}
+    assert alone.stdout.count("threads: 2") == len(plugins.names("benchmarks"))
+    assert "benchmark" not in planned(run_snakemake(tmp_path, REPORT, "-n").stdout)
 
 
 def test_an_edited_target_reruns_only_the_methods_that_use_it(tiny: Path, tmp_path: Path) -> None:

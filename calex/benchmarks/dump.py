@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from calex import backbones
-from calex.benchmarks import Row, in_turn, row
+from calex.benchmarks import Bench, Row, in_turn, row
 from calex.features.forward import Forward
 from calex.features.layout import Layout
 from calex.features.writer import Dump
@@ -17,31 +18,35 @@ from calex.transform import to_input
 
 LIMIT = 1.15
 TAPS = ["layer1", "layer2", "layer3"]
-# network, stem, images: as many as take a few seconds on two cores.
+# network, stem, pixels, images: as many as take a few seconds on two cores.
 CASES = (
-    ("resnet18", "imagenet", 8192),
-    ("resnet18", "cifar", 1024),
-    ("resnet50", "imagenet", 3072),
-    ("resnet50", "cifar", 384),
+    ("resnet18", "imagenet", 32, 8192),
+    ("resnet18", "cifar", 32, 1024),
+    ("resnet50", "imagenet", 32, 3072),
+    ("resnet50", "cifar", 32, 384),
+    ("resnet18", "imagenet", 224, 128),
+    ("resnet50", "imagenet", 224, 48),
 )
 BATCH, SIZE, POOL, CLASSES = 256, 32, 8, 10
-TRANSFORM = {"size": SIZE, "mean": [0.5] * 3, "std": [0.25] * 3}
+TRANSFORM: dict[str, Any] = {"size": SIZE, "mean": [0.5] * 3, "std": [0.25] * 3}
 
 
-def measure(folder: Path, repeats: int, threads: int, device: torch.device) -> list[Row]:
+def measure(bench: Bench) -> list[Row]:
     """Whole dumps (forward, encoding, checksums, files, manifest) over bare forward passes on the same images."""
-    return [case(folder / f"{network}_{stem}", network, stem, count, repeats, device) for network, stem, count in CASES]
+    return [case(bench, *each) for each in CASES]
 
 
-def case(folder: Path, network: str, stem: str, count: int, repeats: int, device: torch.device) -> Row:
-    count *= 8 if device.type == "cuda" else 1
-    images, labels, index = made_up(count)
-    model, layout = prepared(network, stem, count, device)
+def case(bench: Bench, network: str, stem: str, size: int, count: int) -> Row:
+    count = bench.scaled(count) * (8 if bench.device.type == "cuda" else 1)
+    device, folder = bench.device, bench.folder / "dump"
+    images, labels, index = made_up(count, size)
+    model, layout = prepared(network, stem, count, device, size)
+    transform = TRANSFORM | {"size": size}
 
     @torch.inference_mode()
     def bare() -> None:
         for start in range(0, count, BATCH):
-            inputs = to_input(images[start : start + BATCH], **TRANSFORM, device=device)  # type: ignore[arg-type]
+            inputs = to_input(images[start : start + BATCH], **transform, device=device)
             model(inputs.contiguous(memory_format=torch.channels_last))
         if device.type == "cuda":
             torch.cuda.synchronize(device)
@@ -50,21 +55,23 @@ def case(folder: Path, network: str, stem: str, count: int, repeats: int, device
         dump(folder, model, layout, images, labels, index, device)
         shutil.rmtree(folder)
 
-    dumped, passed = in_turn(whole, bare, repeats)
-    detail = f"{count / np.median(dumped):.0f} images/s dumped, {count / np.median(passed):.0f} images/s bare"
-    return row(f"dump / bare forward, {network}, {stem} stem", dumped, passed, LIMIT, True, detail)
+    dumped, passed = in_turn(whole, bare, bench.repeats)
+    rate = float(count / np.median(dumped))
+    detail = f"{rate:,.4g} images/s dumped, {count / np.median(passed):,.4g} images/s bare"
+    facts = {"network": network, "stem": stem, "input_size": size, "pool": POOL, "images_per_second": rate}
+    return row(f"dump / bare forward, {network}, {stem} stem, {size} px", dumped, passed, LIMIT, True, detail, facts)
 
 
-def made_up(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def made_up(count: int, size: int = SIZE) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Random images, labels and numbers: what a forward pass costs does not depend on what is in them."""
-    images = np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
     return images, np.arange(count) % CLASSES, np.arange(count)
 
 
-def prepared(network: str, stem: str, count: int, device: torch.device) -> tuple[torch.nn.Module, Layout]:
+def prepared(network: str, stem: str, count: int, device: torch.device, size: int = SIZE) -> tuple[torch.nn.Module, Layout]:
     """A frozen network on its device, and the layout of a store of its taps."""
     model = backbones.build(network, stem, CLASSES)
-    taps, _ = backbones.measure(model, TAPS, SIZE, POOL)
+    taps, _ = backbones.measure(model, TAPS, size, POOL)
     model = backbones.freeze(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model, Layout(1, count, tuple(tap.shape for tap in taps), CLASSES)
 
@@ -81,8 +88,9 @@ def dump(
     """A store of these images, as `cache-features` makes it."""
     writer = Dump(folder, "train", layout, labels, index, {"taps": TAPS})
     with writer, backbones.tapping(model, TAPS, POOL) as caught:
+        transform = TRANSFORM | {"size": images.shape[1]}
         forward = Forward(
-            model, caught, layout.taps, CLASSES, layout.precision, TRANSFORM, {}, BATCH, "float32", device
+            model, caught, layout.taps, CLASSES, layout.precision, transform, {}, BATCH, "float32", device
         )  # fmt: skip
         for view, chunk, start, stop in writer.pending():
             writer.write(view, chunk, *forward(images[start:stop], index[start:stop], view))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from calex import backbones
-from calex.benchmarks import Row, in_turn, row
+from calex.benchmarks import Bench, Row, in_turn, row
 from calex.benchmarks.dump import BATCH, CLASSES, POOL, TAPS, TRANSFORM, dump, made_up, prepared
 from calex.branches import Branch
 from calex.features.forward import COMPUTE
@@ -44,7 +43,7 @@ class Recomputing:
         with backbones.tapping(self.model, [self.tap], POOL) as caught:
             for start in range(0, len(order), BATCH):
                 rows = order[start : start + BATCH]
-                inputs = to_input(self.images[rows], **TRANSFORM, device=self.device)  # type: ignore[arg-type]
+                inputs = to_input(self.images[rows], **TRANSFORM, device=self.device)
                 with torch.no_grad(), torch.autocast(self.device.type, self.compute, enabled=self.compute is not None):
                     logits = self.model(inputs.contiguous(memory_format=torch.channels_last))
                 position = torch.from_numpy(rows).to(self.device)
@@ -52,20 +51,21 @@ class Recomputing:
                 yield Batch([caught[0]], logits.float().log_softmax(1), self.labels[position], position, view)
 
 
-def measure(folder: Path, repeats: int, threads: int, device: torch.device) -> list[Row]:
+def measure(bench: Bench) -> list[Row]:
     """Epochs that recompute over epochs from the cache, ResNet18, the prototype head."""
-    rows = []
-    for stem, count, least in CASES:
+    rows, device = [], bench.device
+    for stem, usual, least in CASES:
+        count = bench.scaled(usual)
         images, labels, index = made_up(count)
         model, layout = prepared("resnet18", stem, count, device)
-        dump(folder / stem, model, layout, images, labels, index, device)
-        store = open_store(folder / stem, "train")
+        dump(bench.folder / stem, model, layout, images, labels, index, device)
+        store = open_store(bench.folder / stem, "train")
         for k in range(len(TAPS)):
             cached = Loader(store, [k], BATCH, seed=0, device=device)
             for compute in ("float32", "bfloat16"):
                 recomputed = Recomputing(model, images, labels, TAPS[k], compute, device)
                 slow, fast = in_turn(
-                    partial(epoch, recomputed, layout, k, device), partial(epoch, cached, layout, k, device), repeats
+                    partial(epoch, recomputed, layout, k, device), partial(epoch, cached, layout, k, device), bench.repeats
                 )
                 limit = least if k == 0 and compute == "float32" else None
                 detail = f"{count / np.median(fast):.0f} images/s cached, {count / np.median(slow):.0f} images/s recomputed"

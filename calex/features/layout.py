@@ -136,5 +136,7 @@ def key(name: str, view: int = 0, chunk: int = 0) -> str:
 
 
 def amount(size: float) -> str:
-    """Bytes for people: 25.1 MB, 8.26 GB."""
+    """Bytes for people: 25.1 MB, 8.26 GB, 3.75 TB."""
+    if size >= 1e12:
+        return f"{size / 1e12:.3g} TB"
     return f"{size / 1e9:.3g} GB" if size >= 1e9 else f"{size / 1e6:.3g} MB"

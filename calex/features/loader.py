@@ -82,7 +82,7 @@ class Loader:
         self.pool_chunks = max(2, pool_bytes // group)
         self.bytes = store.layout.views * store.layout.chunks * group
         self.resident: Pool | None = None
-        self.spare: list[list[list[list[np.ndarray]]]] = []  # buffers of streams that have ended
+        self.spare: list[list[list[np.ndarray]]] = []  # buffers of streams that have ended
         if self.bytes <= memory_budget:
             places = list(itertools.product(range(store.layout.views), range(store.layout.chunks)))
             blocks = Blocks([[store.mapped(name, *place) for place in places] for name in self.names], store, places)
@@ -126,14 +126,20 @@ class Loader:
             pools.close()
             self.spare.append(slots)
 
-    def _buffers(self, chunks: int) -> list[list[np.ndarray]]:
-        return [[np.empty(self.store.arrays[name].chunk_bytes, np.uint8) for _ in range(chunks)] for name in self.names]
+    def _buffers(self, chunks: int) -> list[np.ndarray]:
+        return [np.empty(chunks * self.store.arrays[name].chunk_bytes, np.uint8) for name in self.names]
 
-    def _read(self, places: list[tuple[int, int]], buffers: list[list[np.ndarray]]) -> Blocks:
-        blocks = [
-            [self.store.chunk(name, *place, buffer) for place, buffer in zip(places, row, strict=False)]
-            for name, row in zip(self.names, buffers, strict=True)
-        ]
+    def _read(self, places: list[tuple[int, int]], buffers: list[np.ndarray]) -> Blocks:
+        """Chunks one behind the other in each buffer, so that a batch is one copy an array and not one a chunk."""
+        last = self.store.layout.chunks - 1
+        places = sorted(places, key=lambda place: place[1] == last)  # it may be padded, and nothing comes after that
+        images = sum(rows_of(self.store, n) for _, n in places)
+        blocks = []
+        for name, buffer in zip(self.names, buffers, strict=True):
+            array = self.store.arrays[name]
+            for place, room in zip(places, buffer.reshape(-1, array.chunk_bytes), strict=False):
+                self.store.chunk(name, *place, room)
+            blocks.append([buffer.view(array.dtype).reshape(-1, *array.shape[2:])[:images]])
         return Blocks(blocks, self.store, places, self.device.type == "cuda")
 
     def _draw(self, pools: Iterable[Pool], orders: Iterable[np.ndarray], drop_last: bool) -> Iterator[Batch]:
@@ -159,29 +165,36 @@ class Loader:
 
 
 class Blocks:
-    """A pool of chunks in main memory, each where it was read or mapped to."""
+    """A pool of images in main memory, each where it was read or mapped to."""
 
     def __init__(self, blocks: list[list[np.ndarray]], store: Store, places: list[tuple[int, int]], pinned: bool = False):
-        """blocks: for each array the chunks, (rows, …), at `places`, (view, chunk number) each."""
-        self.pinned = pinned
-        self.starts = np.cumsum([0, *(rows_of(store, n) for _, n in places)])
-        position = [np.arange(*store.layout.bounds(n)) for _, n in places]
-        view = [np.full(rows_of(store, n), view) for view, n in places]
-        self.blocks = [*blocks, position, view]
+        """blocks: for each array the images of `places`, (view, chunk number) each, in one or several pieces (rows, …)."""
+        self.pinned, self.blocks = pinned, blocks
+        self.starts = np.cumsum([0, *map(len, blocks[0])])
+        self.position = np.concatenate([np.arange(*store.layout.bounds(n)) for _, n in places])
+        self.view = np.concatenate([np.full(rows_of(store, n), view) for view, n in places])
+
+    def pieces(self) -> list[list[np.ndarray]]:
+        """The blocks of every array, with those of positions and views."""
+        return [*self.blocks, [self.position], [self.view]]
 
     def empty(self, count: int) -> list[Tensor]:
         return [
-            torch.empty((count, *blocks[0].shape[1:]), dtype=kind(blocks[0]), pin_memory=self.pinned) for blocks in self.blocks
+            torch.empty((count, *blocks[0].shape[1:]), dtype=kind(blocks[0]), pin_memory=self.pinned)
+            for blocks in self.pieces()
         ]
 
     def take(self, items: np.ndarray, into: list[Tensor]) -> None:
+        # NumPy, because torch would start threads for so small a copy, which costs more than it saves.
+        *rooms, position, view = [part.numpy() for part in into]
+        np.take(self.position, items, out=position, mode="clip")
+        np.take(self.view, items, out=view, mode="clip")
         cuts = np.searchsorted(items, self.starts)
-        touched = [(n, slice(cuts[n], cuts[n + 1])) for n in np.flatnonzero(np.diff(cuts))]
-        for blocks, part in zip(self.blocks, into, strict=True):
-            # NumPy, because torch would start threads for so small a copy, which costs more than it saves.
-            rows = part.numpy()
-            for n, some in touched:
-                np.take(blocks[n], items[some] - self.starts[n], axis=0, out=rows[some], mode="clip")
+        for n in np.flatnonzero(np.diff(cuts)):
+            some = slice(cuts[n], cuts[n + 1])
+            rows = items[some] - self.starts[n]
+            for blocks, room in zip(self.blocks, rooms, strict=True):
+                np.take(blocks[n], rows, axis=0, out=room[some], mode="clip")
 
 
 class OnDevice:
@@ -189,11 +202,14 @@ class OnDevice:
 
     def __init__(self, pool: Blocks, device: torch.device):
         self.parts = [
-            torch.empty((pool.starts[-1], *blocks[0].shape[1:]), dtype=kind(blocks[0]), device=device) for blocks in pool.blocks
+            torch.empty((pool.starts[-1], *blocks[0].shape[1:]), dtype=kind(blocks[0]), device=device)
+            for blocks in pool.pieces()
         ]
-        for part, blocks in zip(self.parts, pool.blocks, strict=True):
-            for n, block in enumerate(blocks):
-                part[pool.starts[n] : pool.starts[n + 1]] = torch.tensor(block)
+        for part, blocks in zip(self.parts, pool.pieces(), strict=True):
+            start = 0
+            for block in blocks:
+                part[start : start + len(block)] = torch.tensor(block)
+                start += len(block)
 
     def empty(self, count: int) -> list[Tensor]:
         return [torch.empty((count, *part.shape[1:]), dtype=part.dtype, device=part.device) for part in self.parts]

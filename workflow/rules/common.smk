@@ -78,6 +78,7 @@ wildcard_constraints:
     split="|".join(SPLITS),
     seed=r"\d+",
     k=r"\d+",
+    question="|".join(plugins.names("benchmarks")),
 
 
 def memory(base, times):
@@ -122,6 +123,8 @@ def settings_of(rule_name, wildcards):
         return {"policy": policy, "score": score} | part(method, "correct") | part(config["evaluation"], "folds")
     if rule_name == "evaluate":
         return {"score": score} | part(method, "correct")
+    if rule_name == "benchmark":
+        return {"benchmark": {"name": wildcards.question}} | part(config["benchmarks"], "repeats", "scale")
     return {}
 
 
