@@ -61,6 +61,19 @@ def read_json(path: str | Path) -> Any:
         raise CalexError(f"{path}: not valid JSON ({error}); delete it and rerun the step that makes it") from None
 
 
+def read_record(path: str | Path, schema: dict[str, Any], step: str) -> dict[str, Any]:
+    """JSON that fits a JSON schema. What does not is an error that names the key, and the step that writes the file."""
+    from jsonschema import Draft202012Validator  # here, because most steps read no record
+    from jsonschema.exceptions import best_match
+
+    record = read_json(path)
+    problem = best_match(Draft202012Validator(schema).iter_errors(record))
+    if problem is not None:
+        where = "".join(f"{part}: " for part in problem.absolute_path)
+        raise CalexError(f"{path}: {where}{problem.message.splitlines()[0][:200]}; delete it and rerun {step}")
+    return record
+
+
 def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
     """Uncompressed, so that reading costs what the disk costs; the same arrays give the same bytes."""
     if any(array.dtype.hasobject for array in arrays.values()):
