@@ -81,8 +81,9 @@ def _published(network: str, classes: int) -> nn.Module:
     if network in models.list_models():
         kind = models.get_model_builder(network).__module__.split(".")[2].replace("_", " ")
         near = suggestion(network.removeprefix("quantized_"), known)
+        remedy = near if near.startswith("did you mean") else "choose a classifier, such as resnet18"
         raise CalexError(
-            f"network: '{network}' is one of torchvision's {kind} models, not a classifier in floating point; {near}"
+            f"network: '{network}' is a torchvision model for {kind}, not a classifier in floating point; {remedy}"
         )
     raise CalexError(f"network: unknown name '{network}', {suggestion(network, known)}")
 
