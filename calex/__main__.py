@@ -25,6 +25,7 @@ VERBS = (
     "evaluate",
     "pareto",
     "report",
+    "taps",
     "inspect",
     "verify",
     "benchmark",
