@@ -149,7 +149,13 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], where: str 
     ]
     if faults:
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise CalexError(f"{where}: does not fit the network: {'; '.join(faults[:3])}{more}")
+        misfits = [name for name in found if name in expected and found[name] != expected[name]]
+        outputs = {(found[name][0], expected[name][0]) for name in misfits if found[name][1:] == expected[name][1:]}
+        remedy = ""
+        if len(misfits) == len(faults) and len(outputs) == 1:  # all of it fits but the head
+            there, here = outputs.pop()
+            remedy = f"; it tells {there} classes apart and the dataset has {here}: fine-tune it on the dataset first"
+        raise CalexError(f"{where}: does not fit the network: {'; '.join(faults[:3])}{more}{remedy}")
     model.load_state_dict(weights, strict=not optional)
 
 

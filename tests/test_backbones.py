@@ -400,7 +400,12 @@ def without(*names: str) -> dict[str, torch.Tensor]:
     [
         (without("3.bias"), r"3\.bias is missing"),
         (without() | {"extra.weight": torch.ones(1)}, r"extra\.weight is not in the network"),
-        (without() | {"3.weight": torch.ones(4, 8)}, r"3\.weight is \(4, 8\), not \(3, 8\)"),
+        (without() | {"3.weight": torch.ones(3, 9)}, r"3\.weight is \(3, 9\), not \(3, 8\)"),
+        (
+            without() | {"3.weight": torch.ones(1000, 8), "3.bias": torch.ones(1000)},
+            r"3\.weight is \(1000, 8\), not \(3, 8\); 3\.bias is \(1000,\), not \(3,\); "
+            r"it tells 1000 classes apart and the dataset has 3: fine-tune it on the dataset first",
+        ),
         (
             without("0.bias", "3.bias") | {"x": torch.ones(1), "3.weight": torch.ones(4, 8)},
             r"0\.bias is missing; 3\.bias is missing; x is not in the network and 1 more",
