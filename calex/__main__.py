@@ -27,6 +27,7 @@ VERBS = (
     "pareto",
     "compare",
     "report",
+    "taps",
     "inspect",
     "verify",
     "benchmark",

@@ -11,7 +11,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError, best_match
 
-from calex import plan, plugins, recipes
+from calex import networks, plan, plugins, recipes
 from calex.errors import CalexError, suggestion, unquoted
 from calex.scores import SCORES
 
@@ -142,6 +142,11 @@ def _check_names(config: dict[str, Any]) -> None:
             for entry in dataset[key]:
                 _known(entry, config[key], f"{where}.{key}")
     for name, backbone in config["backbones"].items():
+        if networks.is_own(backbone["network"]):
+            try:
+                networks.sources(backbone["network"])
+            except CalexError as error:
+                raise CalexError(f"backbones.{name}.{error}") from None
         checkpoint = backbone["checkpoint"]
         if checkpoint is not None and not Path(checkpoint).is_file():
             raise CalexError(

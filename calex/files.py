@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -34,6 +35,45 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def lock(path: Path, what: str) -> int:
+    """Take a lock, of which `what` says what it guards; a second one is refused, not made to wait.
+
+    It goes with the process, however that ends.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            raise CalexError(f"{path}: another {what} is running; wait for it or end it") from None
+        try:
+            if os.stat(path).st_ino == os.fstat(handle).st_ino:
+                return handle
+        except FileNotFoundError:
+            pass
+        os.close(handle)  # the file was removed by whoever held it: the lock of a ghost
+
+
+def unlock(handle: int, path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def alone(path: Path, what: str) -> Iterator[None]:
+    """Nobody else who asks makes `path` inside the block."""
+    guard = path.with_name(f".{path.name}.lock")
+    handle = lock(guard, what)
+    try:
+        yield
+    finally:
+        unlock(handle, guard)
 
 
 def canonical_json(value: Any) -> str:
@@ -83,6 +123,19 @@ def read_json(path: str | Path, *keys: str) -> Any:
                 raise CalexError(f"{path}: holds no '{key}'; {REMEDY}")
             part = part[name]
     return document
+
+
+def read_record(path: str | Path, schema: dict[str, Any], step: str) -> dict[str, Any]:
+    """JSON that fits a JSON schema. What does not is an error that names the key, and the step that writes the file."""
+    from jsonschema import Draft202012Validator  # here, because most steps read no record
+    from jsonschema.exceptions import best_match
+
+    record = read_json(path)
+    problem = best_match(Draft202012Validator(schema).iter_errors(record))
+    if problem is not None:
+        where = "".join(f"{part}: " for part in problem.absolute_path)
+        raise CalexError(f"{path}: {where}{problem.message.splitlines()[0][:200]}; delete it and rerun {step}")
+    return record
 
 
 def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:

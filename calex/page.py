@@ -18,6 +18,13 @@ def scripts() -> str:
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed").replace("</script", "<\\/script")
 
 
+def gathered(svg: str) -> str:
+    """The picture with one clip path around the lines of a layer: Vega clips each line, and each clip takes a moment to draw."""
+    own = r'(class="mark-(?:line|area) role-mark [^"]*")( clip-path="[^"]*")'
+    layer = r'(<g class="mark-group role-scope [^"]*_pathgroup")'
+    return re.sub(own, r"\1", re.sub(rf'{layer}(?=(?:(?!class="mark-(?:line|area)).)*{own})', r"\1\3", svg, flags=re.DOTALL))
+
+
 def renumbered(svg: str) -> str:
     """The picture with its clip paths numbered from 0: Vega counts them per process, whatever it drew before."""
     numbers: dict[str, int] = {}

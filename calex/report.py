@@ -163,61 +163,6 @@ def by_backbone(points: pl.DataFrame) -> list[pl.DataFrame]:
     return points.sort("backbone", maintain_order=True).partition_by("backbone", maintain_order=True)
 
 
-def sections(points: pl.DataFrame, run: dict[str, Any], paired: pl.DataFrame | None) -> list[dict[str, Any]]:
-    names = styles(points, ours_of(paired))
-    return [section(table, names, run, paired) for table in by_backbone(points)]
-
-
-def ours_of(paired: pl.DataFrame | None) -> tuple[str, str] | None:
-    """Method and policy of the curve that all others are compared with."""
-    return None if paired is None or not len(paired) else (paired["ours_method"][0], paired["ours_policy"][0])
-
-
-def page(
-    points: pl.DataFrame, run: dict[str, Any], paired: pl.DataFrame | None = None, found: list[dict[str, Any]] | None = None
-) -> str:
-    """The page as HTML, with everything it needs inside."""
-    return template("report.html").render(
-        dashes=[" ".join(map(str, dash)) for dash in DASHES],
-        interval=interval,
-        dataset=points["dataset"][0],
-        sections=sections(points, run, paired) if found is None else found,
-        tried=tried(points),
-        budgets=BUDGETS,
-        seeds=real(points)["seed"].unique().sort().to_list(),
-        images=dict(points.group_by("split").agg(pl.col("n").max()).iter_rows()),
-        tones=tones(branches(points)),
-        run=run,
-        config=yaml.safe_dump(run["config"], sort_keys=False, allow_unicode=True, width=100) if run.get("config") else "",
-    )
-
-
-def picture(points: pl.DataFrame, paired: pl.DataFrame | None = None) -> str:
-    """The charts as one SVG, with the title and the legend that they need away from the page."""
-    names = styles(points, ours_of(paired))
-    seeds = real(points)["seed"].n_unique()
-    lines_under = [
-        f"Line: mean over {counted(seeds, 'seed')} of the branches, band: their range (minimum to maximum).",
-        "Marks: operating points chosen on validation images, drawn at their test values.",
-    ]
-    charts = [
-        chart(table, names, [f"Early exits on {table['dataset'][0]}: {table['backbone'][0]}", *lines_under], place)
-        for place, table in enumerate(by_backbone(points))
-    ]
-    return renumbered(gathered(vl_convert.vegalite_to_svg(spec(charts, columns=legend_columns(names)))))
-
-
-def by_backbone(points: pl.DataFrame) -> list[pl.DataFrame]:
-    return points.sort("backbone", maintain_order=True).partition_by("backbone", maintain_order=True)
-
-
-def gathered(svg: str) -> str:
-    """The picture with one clip path around the lines of a layer: Vega clips each line, and each clip takes a moment to draw."""
-    own = r'(class="mark-(?:line|area) role-mark [^"]*")( clip-path="[^"]*")'
-    layer = r'(<g class="mark-group role-scope [^"]*_pathgroup")'
-    return re.sub(own, r"\1", re.sub(rf'{layer}(?=(?:(?!class="mark-(?:line|area)).)*{own})', r"\1\3", svg, flags=re.DOTALL))
-
-
 def section(points: pl.DataFrame, names: pl.DataFrame, run: dict[str, Any], paired: pl.DataFrame | None) -> dict[str, Any]:
     """What the page says of one backbone."""
     backbone = points["backbone"][0]

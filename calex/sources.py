@@ -1,8 +1,8 @@
 """Which source files a step's result depends on: what the workflow compares to know what an edit must rerun.
 
 Snakemake does not see edits inside an imported package. So each rule carries a hash of every file that its step
-imports, found by reading import statements, and of the plugins that its own config block names. The front door
-(`__main__`), which knows all verbs, is never walked.
+imports, found by reading import statements, of the plugins that its own config block names, and of a network of the
+user's own. The front door (`__main__`), which knows all verbs, is never walked.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from calex import plugins
+from calex import networks, plugins
 from calex.plugins import PACKAGE
 
 # Which key of a config block names a plugin of which kind.
@@ -89,4 +89,5 @@ def of_step(step: str, settings: dict[str, Any]) -> dict[str, str]:
     for key, kind in KINDS.items():
         if isinstance(settings.get(key), dict):
             files += [plugins.source(kind, settings[key]["name"]), PACKAGE / kind / "__init__.py"]
-    return {str(file.relative_to(PACKAGE.parent)): digest(file) for file in closure(files)}
+    own = networks.sources(settings["network"]) if networks.is_own(settings.get("network")) else {}
+    return own | {str(file.relative_to(PACKAGE.parent)): digest(file) for file in closure(files)}

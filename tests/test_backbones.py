@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from calex.backbones import build, freeze, load_weights, measure, parameters, pooled, read_weights, tapping
+from calex.backbones import build, check, freeze, load_weights, measure, parameters, pooled, read_weights, tapping
 from calex.errors import CalexError
 from calex.flops import of
 
@@ -167,7 +167,7 @@ def test_taps_are_caught_only_inside_the_block(network):
         ([""], "taps: the network has no module ''"),
         (["layer2", "layer1"], "taps: the network reaches them as layer1, layer2"),
         (["layer1", "layer1"], "list each once"),
-        (["layer1.0.relu"], r"taps: the network reaches them as layer1\.0\.relu, layer1\.0\.relu"),
+        (["layer1.0.relu"], r"taps: 'layer1\.0\.relu' is reached 2 times in a forward pass"),
         (["fc"], r"taps: 'fc' gives no feature map \(B, C, H, W\)"),
     ],
 )
@@ -189,12 +189,103 @@ def test_an_unknown_tap_is_an_error_where_features_are_cached_too(network):
     ("network", "stem", "said"),
     [
         ("resnet81", "imagenet", r"network: unknown name 'resnet81', did you mean 'resnet18'\?"),
-        ("vgg11", "cifar", "stem: 'cifar' fits ResNets, not vgg11"),
+        ("squeezenet1_1", "cifar", "stem: 'cifar' fits ResNets, not squeezenet1_1"),
+        ("fasterrcnn_resnet50_fpn", "imagenet", "is a torchvision model for detection, not a classifier"),
+        ("deeplabv3_resnet50", "imagenet", "is a torchvision model for segmentation, not a classifier"),
+        ("r3d_18", "imagenet", "is a torchvision model for video, not a classifier"),
+        ("quantized_resnet50", "imagenet", r"for quantization, not a classifier .*did you mean 'resnet50'\?"),
     ],
 )
 def test_networks_that_cannot_be_are_named(network, stem, said):
     with pytest.raises(CalexError, match=said):
         build(network, stem, 10)
+
+
+# Other networks than ResNets, at small sizes: taps that a branch of theirs would read.
+OTHERS = {
+    "resnet50": (32, {"layer1": (256, 8, 8), "layer2": (512, 4, 4), "layer3": (1024, 2, 2)}),
+    "mobilenet_v3_small": (64, {"features.1": (16, 16, 16), "features.3": (24, 8, 8), "features.8": (48, 4, 4)}),
+    "densenet121": (32, {"features.denseblock1": (256, 8, 8), "features.denseblock2": (512, 4, 4), "features.norm5": (1024, 1, 1)}),
+    "convnext_tiny": (32, {"features.1": (96, 8, 8), "features.3": (192, 4, 4), "features.5": (384, 2, 2)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_networks_give_what_a_plain_pass_gives(name):
+    size, shapes = OTHERS[name]
+    torch.manual_seed(0)
+    model = freeze(build(name, "imagenet", 5))
+    taps, total = measure(model, list(shapes), size, 4, name)
+    assert {tap.name: tap.full_shape for tap in taps} == shapes
+    spent = [0, *(tap.flops for tap in taps), total]
+    assert spent == sorted(set(spent))
+    images = torch.randn(2, 3, size, size)
+    expected = outputs_by_hand(model, images, list(shapes))
+    with torch.no_grad(), tapping(model, list(shapes), 4) as caught:
+        logits = model(images)
+    assert logits.shape == (2, 5)
+    for tap, found in zip(taps, caught, strict=True):
+        assert tuple(found.shape[1:]) == tap.shape
+        torch.testing.assert_close(found, pooled(expected[tap.name], 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "tap", "said"),
+    [
+        ("swin_t", 64, "features.1", r"taps: 'features\.1' gives \(16, 16, 96\), which has its channels last"),
+        ("swin_t", 384, "features.1", r"taps: 'features\.1' gives \(96, 96, 96\), which has its channels last"),  # square
+        (
+            "vit_b_32",
+            32,
+            "conv_proj",
+            r"network: vit_b_32 cannot read images of 32 px .*Expected 224.*; set another input_size",
+        ),
+        ("alexnet", 8, "features.0", "network: alexnet cannot read images of 8 px .*; set another input_size or network"),
+        ("inception_v3", 32, "Mixed_5b", "network: inception_v3 cannot read images of 32 px"),
+        ("googlenet", 32, "aux1", "taps: 'aux1' is never reached in a forward pass"),
+    ],
+)
+def test_networks_that_cannot_be_tapped_so_say_it_in_a_line(name, size, tap, said):
+    with pytest.raises(CalexError, match=said) as error:
+        measure(build(name, "imagenet", 10), [tap], size, 8, name)
+    assert "\n" not in str(error.value)
+
+
+class Odd(nn.Module):
+    """Gives what it is told to give."""
+
+    def __init__(self, give) -> None:
+        super().__init__()
+        self.convolution, self.give = nn.Conv2d(3, 4, 1), give
+
+    def forward(self, images):
+        return self.give(self.convolution(images).mean((2, 3)), self.training)
+
+
+@pytest.mark.parametrize(
+    ("give", "classes", "training", "said"),
+    [
+        (lambda logits, _: logits, 4, True, None),
+        (lambda logits, training: (logits, logits) if training else logits, 4, True, None),  # auxiliary logits
+        (lambda logits, _: logits, 5, False, r"network: odd gives \(2, 4\) for 2 images of 5 classes, not \(2, 5\)"),
+        (lambda logits, _: {"out": logits}, 4, False, "network: odd gives a dict, not a tensor of logits"),
+        (lambda logits, _: (logits, logits), 4, False, "network: odd gives a tuple, not a tensor"),
+        (lambda logits, training: {"out": logits} if training else logits, 4, True, "network: odd gives a dict"),
+        (lambda logits, _: logits + torch.zeros(4), 4, True, None),  # a tensor of its own: not on the meta device
+        (lambda logits, _: logits @ torch.zeros(3, 3), 4, True, "network: odd cannot read images of 8 px"),
+    ],
+)
+def test_a_network_answers_with_logits_or_is_refused(give, classes, training, said):
+    if said is None:
+        check(Odd(give), "odd", 8, classes, training)
+        return
+    with pytest.raises(CalexError, match=said) as error:
+        check(Odd(give), "odd", 8, classes, training)
+    assert "\n" not in str(error.value)
+
+
+def test_googlenet_is_trained_with_its_auxiliary_logits():
+    check(build("googlenet", "imagenet", 10), "googlenet", 32, 10, training=True)
 
 
 def test_the_cifar_stem_keeps_small_images_large():
@@ -224,7 +315,7 @@ def write_torch(path: Path, content: object) -> Path:
 
 
 @pytest.mark.parametrize("wrap", [dict, lambda state: {"state_dict": state, "epoch": 3}, lambda state: {"model": state}])
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 def test_torch_files_are_read_in_their_usual_forms(tmp_path, wrap, prefix):
     state = {prefix + name: tensor for name, tensor in tiny().state_dict().items()}
     found = read_weights(write_torch(tmp_path / "weights.pt", wrap(state)))
@@ -309,7 +400,12 @@ def without(*names: str) -> dict[str, torch.Tensor]:
     [
         (without("3.bias"), r"3\.bias is missing"),
         (without() | {"extra.weight": torch.ones(1)}, r"extra\.weight is not in the network"),
-        (without() | {"3.weight": torch.ones(4, 8)}, r"3\.weight is \(4, 8\), not \(3, 8\)"),
+        (without() | {"3.weight": torch.ones(3, 9)}, r"3\.weight is \(3, 9\), not \(3, 8\)"),
+        (
+            without() | {"3.weight": torch.ones(1000, 8), "3.bias": torch.ones(1000)},
+            r"3\.weight is \(1000, 8\), not \(3, 8\); 3\.bias is \(1000,\), not \(3,\); "
+            r"it tells 1000 classes apart and the dataset has 3: fine-tune it on the dataset first",
+        ),
         (
             without("0.bias", "3.bias") | {"x": torch.ones(1), "3.weight": torch.ones(4, 8)},
             r"0\.bias is missing; 3\.bias is missing; x is not in the network and 1 more",

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 from conftest import run_calex
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from calex.files import read_json
+from calex import backbones, images
+from calex.__main__ import main
+from calex.files import read_json, write_json
 
 SETTINGS = {
     "network": "resnet18", "stem": "cifar", "input_size": 8, "augment": {"shift": 0, "flip": False}, "normalisation": None,
@@ -43,3 +49,139 @@ def test_a_checkpoint_of_another_network_is_refused_by_its_tensors(tiny: Path, t
     assert done.returncode == 2
     assert "does not fit the network: conv1.weight is (64, 3, 3, 3), not (64, 3, 7, 7)" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+# What does not belong together is refused where features are cached.
+
+NET = """
+from torch import nn
+
+def net(classes):
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes))
+"""
+DUMP = {"views": 1, "precision": "float16", "codec": "none", "compute": "float32", "batch_size": 8, "order_seed": 0}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a dataset, a network of one's own, its weights and its taps; nobody may change what is in it."""
+    folder = tmp_path_factory.mktemp("whole")
+    generator = np.random.default_rng(0)
+    for name, count in (("images", 24), ("others", 36)):
+        pixels = generator.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8)
+        labels, split = np.arange(count) % 2, (np.arange(count) // 2 % 3).astype(np.uint8)
+        images.save(folder / f"{name}.npz", images.Images(pixels, labels.astype(np.int64), split, np.array(["a", "b"])))
+    (folder / "brought_net.py").write_text(NET)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        torch.manual_seed(0)
+        torch.save(backbones.build("brought_net:net", "imagenet", 2).state_dict(), folder / "brought.pt")
+        settings = json.dumps(SETTINGS | {"network": "brought_net:net", "stem": "imagenet"})
+        brought = ["--checkpoint", "brought.pt", "--out", "backbone.safetensors", "--device", "cpu"]
+        assert main(["train-backbone", "--dataset", "images.npz", "--settings", settings, *brought]) == 0
+        assert measure_taps("imagenet", 8) == 0
+    return folder
+
+
+def measure_taps(stem: str, size: int) -> int:
+    settings = {"network": "brought_net:net", "stem": stem, "input_size": size, "taps": ["0"], "pool": 4}
+    return main(["measure-taps", "--dataset", "images.npz", "--settings", json.dumps(settings), "--out", "taps.json"])
+
+
+@pytest.fixture
+def copied(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(whole, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    monkeypatch.delitem(sys.modules, "brought_net", raising=False)  # as in a process of its own
+    return tmp_path / "copy"
+
+
+def cache(dataset: str = "images.npz") -> int:
+    arguments = ["--dataset", dataset, "--backbone", "backbone.safetensors", "--taps", "taps.json", "--split", "val"]
+    return main(["cache-features", *arguments, "--settings", json.dumps(DUMP), "--device", "cpu", "--out", "features"])
+
+
+def refused(capsys: pytest.CaptureFixture[str], dataset: str = "images.npz") -> str:
+    """The one line with which caching ends; nothing was written."""
+    capsys.readouterr()
+    assert cache(dataset) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and not Path("features").exists()
+    return said
+
+
+def test_what_belongs_together_is_cached(copied: Path) -> None:
+    assert cache() == 0
+    assert (copied / "features/val.json").is_file()
+
+
+def test_features_of_another_version_of_the_dataset_are_refused(copied, capsys) -> None:
+    assert "trained on another version of others.npz; rerun train-backbone" in refused(capsys, "others.npz")
+
+
+def test_weights_that_do_not_belong_to_their_json_are_refused(copied, capsys) -> None:
+    weights = load_file("backbone.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, "backbone.safetensors")
+    assert "not the weights that backbone.json describes; rerun train-backbone" in refused(capsys)
+
+
+@pytest.mark.parametrize("changed", [{"network": "resnet18"}, {"stem": "cifar"}, {"input_size": 16}])
+def test_taps_of_another_network_stem_or_size_are_refused(copied, capsys, changed) -> None:
+    write_json("taps.json", read_json("taps.json") | changed)
+    assert "taps.json: measured on another network, stem or input size than" in refused(capsys)
+
+
+def test_a_network_whose_source_has_changed_is_refused(copied, capsys) -> None:
+    (copied / "brought_net.py").write_text(NET.replace("ReLU", "GELU"))
+    assert "the source of brought_net:net is not what it was then; rerun train-backbone" in refused(capsys)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("backbone.json", "{}", "'network' is a required property; delete it and rerun train-backbone"),
+        ("backbone.json", "[]", "[] is not of type 'object'; delete it and rerun train-backbone"),
+        ("backbone.json", "{", "not valid JSON"),
+        ("taps.json", "{}", "'network' is a required property; delete it and rerun measure-taps"),
+        ("taps.json", "3", "3 is not of type 'object'"),
+        (
+            "backbone.json",
+            {"transform": {"size": 8, "mean": "grey", "std": [1, 1, 1]}},
+            "transform: mean: 'grey' is not of type",
+        ),
+        ("backbone.json", {"classes": "two"}, "classes: 'two' is not of type 'integer'"),
+        ("backbone.json", {"augment": None}, "augment: None is not of type 'object'"),
+        ("taps.json", {"taps": []}, "taps: [] should be non-empty"),
+        ("taps.json", {"taps": [{"name": "0", "flops": 3, "shape": [4, 4]}]}, "taps: 0: shape: [4, 4] is too short"),
+        ("taps.json", {"pool": "all"}, "pool: 'all' is not of type"),
+    ],
+)
+def test_records_that_hold_something_else_are_one_line(copied, capsys, file, content, said) -> None:
+    if isinstance(content, str):
+        Path(file).write_text(content)
+    else:
+        write_json(file, read_json(file) | content)
+    line = refused(capsys)
+    assert f"error: {file}: " in line and said in line
+
+
+def test_a_head_of_a_thousand_classes_is_to_be_fine_tuned_first(copied, capsys) -> None:
+    torch.save(backbones.build("brought_net:net", "imagenet", 1000).state_dict(), "wide.pt")
+    settings = json.dumps(SETTINGS | {"network": "brought_net:net", "stem": "imagenet"})
+    brought = ["--checkpoint", "wide.pt", "--out", "new/backbone.safetensors", "--device", "cpu"]
+    capsys.readouterr()
+    assert main(["train-backbone", "--dataset", "images.npz", "--settings", settings, *brought]) == 2
+    assert (
+        "wide.pt: does not fit the network: 4.weight is (1000, 4), not (2, 4); 4.bias is (1000,), not (2,); "
+        "it tells 1000 classes apart and the dataset has 2: fine-tune it on the dataset first" in capsys.readouterr().err
+    )
+    assert list(Path("new").iterdir()) == []
+
+
+def test_taps_of_a_network_that_cannot_read_the_images_are_one_line(copied, capsys) -> None:
+    settings = {"network": "alexnet", "stem": "imagenet", "input_size": 8, "taps": ["features.0"], "pool": 8}
+    capsys.readouterr()
+    assert main(["measure-taps", "--dataset", "images.npz", "--settings", json.dumps(settings), "--out", "new.json"]) == 2
+    said = capsys.readouterr().err
+    assert "network: alexnet cannot read images of 8 px" in said and said.count("\n") == 1
+    assert not Path("new.json").exists()

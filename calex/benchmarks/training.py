@@ -12,7 +12,7 @@ from calex import backbones
 from calex.benchmarks import Bench, Row, in_turn, row
 from calex.benchmarks.dump import BATCH, CLASSES, POOL, TAPS, TRANSFORM, dump, made_up, prepared
 from calex.branches import Branch
-from calex.features.forward import COMPUTE
+from calex.devices import COMPUTE
 from calex.features.layout import Layout
 from calex.features.loader import Batch, Loader
 from calex.features.store import open_store

@@ -10,21 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from calex.devices import COMPUTE
 from calex.files import sha256
 from calex.transform import augment, to_input
 
-COMPUTE = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AGREEMENT_IMAGES = 512
-
-
-def resolved(compute: str, device: torch.device) -> str:
-    """`auto` as a precision that the device computes convolutions faster in than float32, if it has one."""
-    if compute != "auto":
-        return compute
-    if device.type == "cuda":
-        return "float16"
-    fast = getattr(torch.cpu, "_is_amx_tile_supported", bool)() or getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
-    return "bfloat16" if device.type == "cpu" and fast else "float32"
 
 
 def view_key(seed: int, view: int) -> int:

@@ -8,7 +8,6 @@ chunk only if the file still has the journaled checksum.
 from __future__ import annotations
 
 import errno
-import fcntl
 import glob
 import json
 import os
@@ -28,7 +27,7 @@ from calex.features import chunks
 from calex.features.chunks import Entry
 from calex.features.layout import Layout, amount, key
 from calex.features.store import FORMAT, check_files, checksum, described
-from calex.files import canonical_json, read_json, replacing, sha256, write_json
+from calex.files import canonical_json, lock, read_json, replacing, sha256, unlock, write_json
 from calex.progress import say, track
 
 MARGIN = 1.02  # of the predicted size: what a file system needs for itself
@@ -77,7 +76,7 @@ class Dump:
 
     def __enter__(self) -> Dump:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = lock(self.folder / f".{self.split}.lock")
+        self.lock = lock(self.folder / f".{self.split}.lock", "dump of this split")
         self.writers = ThreadPoolExecutor(self.threads, "chunk-writer")
         try:
             with naming_full_disk(self.folder):
@@ -288,27 +287,3 @@ def naming_full_disk(folder: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CalexError(f"{folder}: the disk is full; make room and rerun, the dump goes on from here") from None
         raise
-
-
-def lock(path: Path) -> int:
-    """Take the split's lock; a second dump of the same split is refused, not made to wait."""
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            raise CalexError(f"{path}: another dump of this split is running; wait for it or end it") from None
-        try:
-            if os.stat(path).st_ino == os.fstat(handle).st_ino:
-                return handle
-        except FileNotFoundError:
-            pass
-        os.close(handle)  # the file was removed by the dump that held it: the lock of a ghost
-
-
-def unlock(handle: int, path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    finally:
-        os.close(handle)

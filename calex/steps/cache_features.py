@@ -13,12 +13,12 @@ import numpy as np
 import torch
 import zarr
 
-from calex import __version__, backbones, devices, images, settings
+from calex import __version__, backbones, devices, images, networks, settings
 from calex.errors import CalexError
-from calex.features.forward import AGREEMENT_IMAGES, Forward, resolved
+from calex.features.forward import AGREEMENT_IMAGES, Forward
 from calex.features.layout import Layout
 from calex.features.writer import Dump
-from calex.files import read_json, sha256
+from calex.files import sha256
 from calex.progress import say, track
 from calex.vision import torchvision
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     chosen = args.settings
     device = devices.claim(args.device, args.threads)
     dataset = images.load(args.dataset)
-    about, measured = read_json(args.backbone.with_suffix(".json")), read_json(args.taps)
+    about, measured = backbones.read_about(args.backbone), backbones.read_measured(args.taps)
     if about["dataset"] != dataset.fingerprint:
         raise CalexError(f"{args.backbone}: trained on another version of {args.dataset}; rerun train-backbone")
     if about["fingerprint"] != sha256(args.backbone.read_bytes()):
@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> None:
     trained = (about["network"], about["stem"], about["transform"]["size"])
     if trained != (measured["network"], measured["stem"], measured["input_size"]):
         raise CalexError(f"{args.taps}: measured on another network, stem or input size than {args.backbone}; rerun both")
+    if networks.is_own(about["network"]) and about.get("network_sources") != networks.sources(about["network"]):
+        raise CalexError(f"{args.backbone}: the source of {about['network']} is not what it was then; rerun train-backbone")
     model = backbones.build(about["network"], about["stem"], about["classes"])
     backbones.load_weights(model, backbones.read_weights(args.backbone), args.backbone)
     backbones.freeze(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -70,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
         precision=chosen["precision"],
         codec=chosen["codec"],
     )
-    compute = resolved(chosen["compute"], device)
+    compute = devices.resolved(chosen["compute"], device)
     provenance = {
         "dataset_fingerprint": dataset.fingerprint,
         "backbone_fingerprint": about["fingerprint"],

@@ -29,7 +29,8 @@ def run(args: argparse.Namespace) -> None:
     chosen = args.settings
     classes = len(images.load_names(args.dataset))
     model = backbones.build(chosen["network"], chosen["stem"], classes)
-    taps, total = backbones.measure(model, chosen["taps"], chosen["input_size"], chosen["pool"])
+    backbones.check(model, chosen["network"], chosen["input_size"], classes)
+    taps, total = backbones.measure(model, chosen["taps"], chosen["input_size"], chosen["pool"], chosen["network"])
     write_json(
         args.out,
         {

@@ -2,21 +2,28 @@
 
 The network trains on the train split to its last epoch; validation and test images are only measured at the
 end. A checkpoint is checked tensor by tensor instead, and nothing is trained.
+
+Training that was killed goes on where it was: its state lies beside the weights to be, in a hidden file named by a
+fingerprint of all that decides the result, and is removed when the weights are there.
 """
 
 from __future__ import annotations
 
 import argparse
+import glob
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from calex import backbones, devices, flops, images, settings, training
+from calex import backbones, devices, flops, images, networks, settings, training, transform
 from calex.errors import CalexError
-from calex.files import replacing, sha256, write_json
+from calex.files import alone, canonical_json, replacing, sha256, write_json
 from calex.progress import say
-from calex.transform import channel_statistics
+from calex.vision import torchvision
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,62 +44,107 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     chosen = args.settings
+    network, size = chosen["network"], chosen["input_size"]
     device = devices.claim(args.device, args.threads)
     dataset = images.load(args.dataset)
-    label = f"train-backbone {chosen['network']}"
-    train = dataset.indices("train")
+    label = f"train-backbone {network}"
+    # The images that it learns from: all of train. Everything that depends on which they are stands below.
+    learned = dataset.indices("train")
     torch.manual_seed(chosen["seed"])
-    model = backbones.build(chosen["network"], chosen["stem"], len(dataset.names))
+    model = backbones.build(network, chosen["stem"], len(dataset.names))
+    backbones.check(model, network, size, len(dataset.names), training=args.checkpoint is None)
     if chosen["normalisation"]:
         mean, std = chosen["normalisation"]["mean"], chosen["normalisation"]["std"]
     else:
-        mean, std = channel_statistics(dataset.images[train])
-    transform = {"size": chosen["input_size"], "mean": mean, "std": std}
+        mean, std = transform.channel_statistics(dataset.images[learned])
+    scale = {"size": size, "mean": mean, "std": std}
+    own_sources = networks.sources(network) if networks.is_own(network) else {}
 
-    if args.checkpoint is None:
-        say(f"{label}: {len(train)} images at {chosen['input_size']} px on {devices.describe(device)}")
-        history = training.train(
-            model, dataset.images[train], dataset.labels[train], transform, chosen["augment"]["shift"], chosen["augment"]["flip"],
-            chosen["training"], chosen["seed"], device, label,
-        )  # fmt: skip
-        trained_on = ["train"]
-    else:
-        backbones.load_weights(model, backbones.read_weights(args.checkpoint), args.checkpoint)
-        history, trained_on = [], chosen["trained_on"]
-        for split in {"val", "test"} & set(trained_on):
-            say(
-                f"{label}: warning: the checkpoint was trained on {split} images; what is chosen or reported on them will flatter"
-            )
+    with alone(args.out, "training of this backbone"):
+        if args.checkpoint is None:
+            compute = devices.resolved_for_training(chosen["training"]["compute"], device)
+            partial = args.out.with_name(f".{args.out.name}.{fingerprint(args, dataset, own_sources, compute, device)}.partial")
+            say(f"{label}: {len(learned)} images at {size} px in {compute} on {devices.describe(device)}")
+            history = training.train(
+                model, dataset.images[learned], dataset.labels[learned], scale, chosen["augment"],
+                chosen["training"], chosen["seed"], compute, device, label, partial,
+            )  # fmt: skip
+            trained_on = ["train"]
+        else:
+            backbones.load_weights(model, backbones.read_weights(args.checkpoint), args.checkpoint)
+            compute, history, trained_on = None, [], chosen["trained_on"]
+            for split in {"val", "test"} & set(trained_on):
+                say(
+                    f"{label}: warning: the checkpoint was trained on {split} images; what is chosen or reported on them will flatter"
+                )
+        finish(args.out, model, dataset, scale, device, label, {
+            "network": network,
+            "network_sources": own_sources,
+            "stem": chosen["stem"],
+            "augment": chosen["augment"],
+            "trained_on": trained_on,
+            "history": history,
+            "compute": compute,
+            "threads": args.threads,
+        })  # fmt: skip
+        for stale in args.out.parent.glob(f"*.{glob.escape(args.out.name)}.*.partial"):  # of this and of other settings
+            stale.unlink(missing_ok=True)
 
+
+def fingerprint(
+    args: argparse.Namespace, dataset: images.Images, own_sources: dict[str, str], compute: str, device: torch.device
+) -> str:
+    """Of all that decides the weights: training goes on only from a state of the very same run."""
+    identity = {
+        "settings": args.settings,
+        "dataset": dataset.fingerprint,
+        "network": own_sources,
+        "code": [sha256(Path(str(module.__file__)).read_bytes()) for module in (backbones, images, training, transform)],
+        "compute": compute,
+        "device": device.type,
+        "threads": args.threads if device.type == "cpu" else None,
+        "versions": [torch.__version__, torchvision.__version__, np.__version__],
+    }
+    return sha256(canonical_json(identity).encode())[:16]
+
+
+def finish(
+    out: Path,
+    model: torch.nn.Module,
+    dataset: images.Images,
+    scale: dict[str, Any],
+    device: torch.device,
+    label: str,
+    about: dict[str, Any],
+) -> None:
+    """Measure the network on every split, write its weights, then what is known of it."""
     accuracy = {}
     for split in images.SPLITS:
         rows = dataset.indices(split)
-        answers = training.predictions(model, dataset.images[rows], transform, device)
+        answers = training.predictions(model, dataset.images[rows], scale, device)
         accuracy[split] = float((answers == dataset.labels[rows]).mean())
     say(f"{label}: accuracy " + ", ".join(f"{split} {value:.4f}" for split, value in accuracy.items()))
 
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
         raise CalexError(f"{label}: a weight is not finite; lower training.learning_rate or check the checkpoint")
-    with replacing(args.out) as partial:
-        save_file(weights, partial)
+    try:
+        with replacing(out) as partial:
+            save_file(weights, partial)
+    except SafetensorError as error:  # what it makes of a disk that is full
+        raise CalexError(f"{out}: cannot be written ({networks.said(error)}); make room and rerun") from None
     write_json(
-        args.out.with_suffix(".json"),
-        {
-            "network": chosen["network"],
-            "stem": chosen["stem"],
+        out.with_suffix(".json"),
+        about
+        | {
             "classes": len(dataset.names),
-            "transform": transform,
-            "augment": chosen["augment"],
+            "transform": scale,
             "accuracy": accuracy,
-            "trained_on": trained_on,
-            "history": history,
             "parameters": backbones.parameters(model),
-            "flops": flops.of(model.cpu(), 3, chosen["input_size"], chosen["input_size"]),
+            "flops": flops.of(model.cpu(), 3, scale["size"], scale["size"]),
             "dataset": dataset.fingerprint,
-            "fingerprint": sha256(args.out.read_bytes()),
+            "fingerprint": sha256(out.read_bytes()),
             "device": devices.describe(device),
-            "threads": args.threads,
             "torch": torch.__version__,
         },
     )

@@ -1,0 +1,60 @@
+"""Where branches could read a network: every module that gives one feature map a pass, and three of them proposed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from torch import nn
+
+from calex import backbones
+from calex.backbones import Tap
+
+TARGETS = (0.25, 0.5, 0.75)  # shares of the network's FLOPs
+SENSIBLE = (0.05, 0.95)  # earlier there is nothing to read yet, later nothing to save
+# What a better name or place is worth, in shares of FLOPs.
+A_LEVEL_DEEPER = 0.1
+NOT_A_STAGE_END = 0.1
+
+
+def candidates(model: nn.Module, input_size: int, pool: int | None, network: str) -> tuple[list[Tap], int]:
+    """Every module that gives exactly one map (B, C, H, W) in a pass, in the order of the pass; the network's FLOPs."""
+    passed, flops = backbones.trace(model, [name for name, _ in model.named_modules() if name], input_size, network)
+    times = Counter(one.name for one in passed)
+    found = [one for one in passed if one.fault is None and times[one.name] == 1]
+    return [Tap(one.name, backbones.pooled_shape(one.shape, pool), one.shape, one.flops) for one in found], flops  # type: ignore[arg-type]
+
+
+def depth(name: str) -> int:
+    """1 for `layer1`, 2 for `layer1.0`."""
+    return name.count(".") + 1
+
+
+def ends_a_stage(taps: Sequence[Tap], position: int) -> bool:
+    """Is a tap the last of its resolution, among those that are no deeper inside the network's modules?"""
+    tap = taps[position]
+    later = (other for other in taps[position + 1 :] if depth(other.name) <= depth(tap.name))
+    following = next(later, None)
+    return following is None or following.full_shape[1:] < tap.full_shape[1:]
+
+
+def proposal(taps: Sequence[Tap], flops: int, targets: Sequence[float] = TARGETS) -> list[Tap]:
+    """One tap a target, in the order of the pass: near its share of FLOPs, better a stage's end with a short name.
+
+    Of all such choices the one of the least total cost; empty when there are too few to choose from.
+    """
+    places = [k for k, tap in enumerate(taps) if SENSIBLE[0] <= tap.flops / flops <= SENSIBLE[1]]
+    shallowest = min((depth(taps[k].name) for k in places), default=0)
+    # best[n]: the least cost of the first n targets with what was seen so far, and the places chosen.
+    best: list[tuple[float, list[int]] | None] = [(0.0, [])] + [None] * len(targets)
+    for k in places:
+        tap = taps[k]
+        penalty = A_LEVEL_DEEPER * (depth(tap.name) - shallowest) + NOT_A_STAGE_END * (not ends_a_stage(taps, k))
+        for n in range(len(targets), 0, -1):
+            before = best[n - 1]
+            if before is None or (before[1] and taps[before[1][-1]].flops == tap.flops):  # the same map under two names
+                continue
+            cost = before[0] + abs(tap.flops / flops - targets[n - 1]) + penalty
+            if (chosen := best[n]) is None or cost < chosen[0]:
+                best[n] = (cost, [*before[1], k])
+    return [taps[k] for k in best[-1][1]] if best[-1] else []
