@@ -166,8 +166,8 @@ def against_each(paired: pl.DataFrame, ours: str) -> list[str]:
         else "Nowhere is it shown to be behind. "
     )
     summary += (
-        f"Were there no differences at all, about {max(1, round(0.05 * valued))} of {_number(valued, 'interval')} would leave 0 "
-        "out by chance; nothing is corrected for that."
+        f"Were there no differences at all, {0.05 * valued:.2g} of {_number(valued, 'interval')} would leave 0 out by chance "
+        "in the mean; nothing is corrected for that."
     )
     pattern: dict[tuple[tuple[float, str], ...], list[str]] = {}
     for (curve,), mine in rows.group_by("curve", maintain_order=True):
@@ -211,11 +211,7 @@ def gains(grid: pl.DataFrame, ours: str) -> list[str]:
     middle, *elsewhere = (by_curve[said] for _, _, said in RANGES)
     if not middle:
         return [f"At FLOPs reductions of 30–70%, {ours} and no other curve both have a point for every seed."]
-    said = [
-        f"{100 * sum(values.values()) / len(values):+.1f} points {where}".replace("-", "−")
-        for where, values in by_curve.items()
-        if values
-    ]
+    said = [f"{_points(sum(values.values()) / len(values))} points {where}" for where, values in by_curve.items() if values]
     compared = [curve for curve in middle if any(curve in values for values in elsewhere)]
     largest = [c for c in compared if all(middle[c] > values[c] for values in elsewhere if c in values) and middle[c] > 0]
     over = f"over {next(iter(middle))}" if len(middle) == 1 else f"over the {len(middle)} other curves"
@@ -280,6 +276,12 @@ def stability(grid: pl.DataFrame, ours: str) -> list[str]:
         steady = sum(side in ({1}, {-1}) for side in sides)
         text += f"; {ours} is on the same side of {steady} of {len(sides)} others for every seed"
     return [f"{text}."]
+
+
+def _points(share: float) -> str:
+    """`+1.2`, `−0.3`, `0.0`."""
+    text = f"{100 * share:+.1f}"
+    return text.replace("-", "−") if float(text) else text[1:]
 
 
 def _number(number: int, noun: str) -> str:

@@ -31,7 +31,7 @@ def test_the_shipped_config_is_valid_and_complete() -> None:
     full = config.load(REPOSITORY / "config/config.yaml", SCHEMA)
     assert full["methods"]["calexnet"]["variants"]["default"]["target"] == {"name": "kl", "temperature": 4.0}
     assert full["methods"]["reference"]["variants"]["default"]["weighting"] == {"name": "uniform"}
-    assert full["threads"] == {"train_backbone": 2, "cache_features": 2, "train_branch": 1}
+    assert full["threads"] == {"train_backbone": 2, "cache_features": 2, "train_branch": 1, "benchmark": 2}
     assert full["datasets"]["digits"]["training"]["momentum"] == 0.9
     assert full["policies"]["cpm_full"] == {
         "name": "cpm",
