@@ -503,7 +503,7 @@ def test_a_table_of_other_differences_is_one_line(tmp_path, capsys, points):
     points.write_parquet(tmp_path / "points.parquet")
     (tmp_path / "run.json").write_text("{}")
     for spoilt, said in (
-        (paired.drop("low"), "not a table of paired differences"),
+        (paired.drop("low"), "has no column 'low'"),
         (paired.with_columns(dataset=pl.lit("cinic10")), "is about cinic10, not digits"),
     ):
         spoilt.write_parquet(tmp_path / "paired.parquet")

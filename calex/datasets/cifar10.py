@@ -12,6 +12,7 @@ from calex.images import Images
 # folder: where the archive or its files are; None downloads it. val: how many training images are held out for
 # validation, in proportion to classes. split_seed: which fixed split.
 OPTIONS = {"folder": None, "val": 5000, "split_seed": 0}
+RANGES = {"val": "[1, inf)", "split_seed": "[0, 4294967295]"}
 
 ARCHIVE = Archive(
     file="cifar-10-python.tar.gz",

@@ -21,6 +21,7 @@ from calex.progress import say
 # folder: where the archive or its files are; None downloads it. per_class: how many images each class must have in
 # each of the three parts; the official number is a check that nothing is missing.
 OPTIONS = {"folder": None, "per_class": 9000}
+RANGES = {"per_class": "[1, inf)"}
 
 SIDE = 32
 FOLDERS = {"train": "train", "val": "valid", "test": "test"}

@@ -19,6 +19,7 @@ from calex.images import Images
 # dataset-fashion-mnist where it is installed and downloads them otherwise. val: how many training images are held out
 # for validation, in proportion to classes. split_seed: which fixed split.
 OPTIONS = {"folder": None, "val": 5000, "split_seed": 0}
+RANGES = {"val": "[1, inf)", "split_seed": "[0, 4294967295]"}
 
 PACKAGED = Path("/usr/share/datasets/fashion-mnist")
 NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]

@@ -19,6 +19,7 @@ from calex.splitting import held_out
 # takes the middle square of an image, `stretch` all of it. grey: store one channel instead of three. val: without a
 # folder val, the share (or number) of train that is held out, in proportion to classes. split_seed: which fixed share.
 OPTIONS = {"folder": None, "size": 64, "fit": "crop", "grey": False, "val": 0.1, "split_seed": 0}
+RANGES = {"size": "[1, inf)", "val": "(0, inf)", "split_seed": "[0, 4294967295]"}
 CHOICES = {"fit": ["crop", "stretch"]}
 
 

@@ -6,6 +6,7 @@ from torch import nn
 
 # filters: channels of both convolutions.
 OPTIONS = {"filters": 128}
+RANGES = {"filters": "[1, inf)"}
 
 
 class StridedPooling(nn.Sequential):

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 # pool: cells a side that are kept; a smaller map is kept whole.
 OPTIONS = {"pool": 4}
+RANGES = {"pool": "[1, inf)"}
 
 
 class MixedPooling(nn.Module):

@@ -45,8 +45,6 @@ def fit(
 
     Without weight decay AdamW is Adam. A loss that is not finite is an error, which names options with the prefix.
     """
-    if batch_size < 2:
-        raise CalexError(f"{label}: recipe.{prefix}batch_size is {batch_size}; BatchNorm needs at least 2 images")
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
     history: list[float] = []
     for epoch in track(range(epochs), label, epochs, "epochs"):

@@ -29,6 +29,13 @@ OPTIONS = {
     "schedule": "cosine",
 }
 CHOICES = {"schedule": ["constant", "cosine"]}
+RANGES = {
+    "boost": "[0, inf)",
+    "epochs": "[1, inf)",
+    "batch_size": "[2, inf)",
+    "learning_rate": "(0, inf)",
+    "weight_decay": "[0, inf)",
+}
 
 
 class Boosted(Cascade):

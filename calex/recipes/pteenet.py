@@ -32,6 +32,13 @@ OPTIONS = {
     "schedule": "constant",
 }
 CHOICES = {"version": ["v1", "v2"], "schedule": ["constant", "cosine"]}
+RANGES = {
+    "cost_weight": "[0, inf)",
+    "epochs": "[1, inf)",
+    "batch_size": "[2, inf)",
+    "learning_rate": "(0, inf)",
+    "weight_decay": "[0, inf)",
+}
 
 
 def build(

@@ -36,6 +36,16 @@ OPTIONS = {
     "ensemble_learning_rate": 0.0005,
 }
 CHOICES = {"schedule": ["step", "constant", "cosine"]}
+RANGES = {
+    "epochs": "[1, inf)",
+    "batch_size": "[2, inf)",
+    "learning_rate": "(0, inf)",
+    "weight_decay": "[0, inf)",
+    "milestone": "[0, inf)",
+    "ensemble_epochs": "[0, inf)",
+    "ensemble_batch_size": "[2, inf)",
+    "ensemble_learning_rate": "(0, inf)",
+}
 
 
 class Ensemble(nn.Module):
