@@ -133,7 +133,7 @@ def test_branches_begin_as_they_do_alone() -> None:
         (
             "train-branches",
             {"recipe": {"name": "boostnet", "batch_size": 1}},
-            "recipe.batch_size is 1; BatchNorm needs at least 2 images",
+            "recipe.batch_size: 1 is less than 2",
         ),
         (
             "train-branches",

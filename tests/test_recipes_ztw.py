@@ -139,7 +139,7 @@ def test_both_phases_minimise_the_sum_of_cross_entropies(store):
         w, b = branch.ensemble.weight.tolist(), branch.ensemble.bias.tolist()
         for i, label in enumerate(memory.labels.tolist()):
             phase_2 -= math.log(ensemble_by_loops(memory.taps[0][i, :m].tolist(), w, b)[label]) / IMAGES
-    found = train("ztw", cascade, store, epochs=1, learning_rate=0.0, ensemble_epochs=1, ensemble_learning_rate=0.0)
+    found = train("ztw", cascade, store, epochs=1, learning_rate=1e-30, ensemble_epochs=1, ensemble_learning_rate=1e-30)
     assert found == [pytest.approx(phase_1, rel=1e-4), pytest.approx(phase_2, rel=1e-4)]
 
 
@@ -163,12 +163,12 @@ def test_what_is_remembered_is_what_the_branches_say_of_that_view(store):
 def test_each_phase_leaves_the_others_weights_alone(store):
     for options, moves in (
         ({"epochs": 2, "ensemble_epochs": 0}, False),
-        ({"epochs": 0, "ensemble_epochs": 2}, True),
+        ({"epochs": 1, "learning_rate": 1e-30, "ensemble_epochs": 2}, True),
     ):
         cascade = build("ztw", "prototype")
         before = state(cascade)
         train("ztw", cascade, store, **options)
-        changed = {name for name, tensor in cascade.state_dict().items() if not torch.equal(tensor, before[name])}
+        changed = {name for name, tensor in cascade.named_parameters() if not torch.equal(tensor, before[name])}
         assert changed and all((".ensemble." in name) == moves for name in changed)
 
 
@@ -191,7 +191,7 @@ def test_a_loss_that_is_not_finite_names_its_phase_and_option(store):
     with pytest.raises(
         CalexError, match=r"ensembles: the loss became (nan|inf) in epoch \d+; lower recipe\.ensemble_learning_rate"
     ):
-        train("ztw", build("ztw"), store, epochs=0, ensemble_epochs=9, ensemble_learning_rate=1e30)
+        train("ztw", build("ztw"), store, epochs=1, ensemble_epochs=9, ensemble_learning_rate=1e30)
 
 
 def test_the_published_head_costs_what_its_layers_cost():
