@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from calex import backbones, devices, flops, images, networks, settings, training, transform
 from calex.errors import CalexError
@@ -128,11 +127,8 @@ def finish(
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
         raise CalexError(f"{label}: a weight is not finite; lower training.learning_rate or check the checkpoint")
-    try:
-        with replacing(out) as partial:
-            save_file(weights, partial)
-    except SafetensorError as error:  # what it makes of a disk that is full
-        raise CalexError(f"{out}: cannot be written ({networks.said(error)}); make room and rerun") from None
+    with replacing(out) as partial:
+        partial.write_bytes(save(weights))  # `save_file` would let nobody else read it
     write_json(
         out.with_suffix(".json"),
         about
