@@ -33,6 +33,7 @@ def _object(**properties: Any) -> dict[str, Any]:
 ABOUT = _object(
     network=_TEXT, stem=_TEXT, classes=_COUNT, dataset=_TEXT, fingerprint=_TEXT,
     transform=_object(size=_COUNT, mean=_THREE, std=_THREE), augment=_object(shift=_COUNT, flip={"type": "boolean"}),
+    head_holdout={"type": "number"},
 )  # fmt: skip
 MEASURED = _object(
     network=_TEXT, stem=_TEXT, input_size=_COUNT, flops=_COUNT, pool={"type": ["integer", "null"], "minimum": 1},

@@ -141,6 +141,11 @@ def _check_names(config: dict[str, Any]) -> None:
         for key in ("backbones", "methods"):
             for entry in dataset[key]:
                 _known(entry, config[key], f"{where}.{key}")
+        for entry in dataset["backbones"]:
+            if dataset["head_holdout"] and config["backbones"][entry]["checkpoint"] is not None:
+                raise CalexError(
+                    f"{where}.head_holdout: the backbone '{entry}' is a checkpoint, which may have seen every image; set it to 0"
+                )
     for name, backbone in config["backbones"].items():
         if networks.is_own(backbone["network"]):
             try:

@@ -26,6 +26,19 @@ def stratified_split(labels: np.ndarray, val: int | float, test: int | float, se
     return split
 
 
+def apart(labels: np.ndarray, holdout: float) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the training images that a backbone learns from, and of those that its branches learn from.
+
+    labels: (N,) of the train split. holdout: 0 gives all to both; else this share, every class in proportion, is kept
+    away from the backbone and is all that branches see: what the backbone says of it was not learnt by heart.
+    """
+    everyone = np.arange(len(labels))
+    if holdout == 0:
+        return everyone, everyone
+    kept = held_out(labels, holdout) == SPLITS.index("val")
+    return everyone[~kept], everyone[kept]
+
+
 def held_out(labels: np.ndarray, val: int | float, seed: int = 0) -> np.ndarray:
     """A fixed validation share of training images: (N,) uint8 positions in `SPLITS`, `train` or `val`.
 

@@ -19,7 +19,7 @@ from calex.files import read_json, write_json
 
 SETTINGS = {
     "network": "resnet18", "stem": "cifar", "input_size": 8, "augment": {"shift": 0, "flip": False}, "normalisation": None,
-    "training": {}, "seed": 0, "trained_on": ["train", "val"],
+    "training": {}, "seed": 0, "trained_on": ["train", "val"], "head_holdout": 0,
 }  # fmt: skip
 
 

@@ -199,7 +199,7 @@ def command(out: Path, epochs: int = 60, **changed: object) -> list[str]:
     settings = {
         "network": "killed_net:net", "stem": "imagenet", "input_size": 8, "augment": {"shift": 1, "flip": True},
         "normalisation": None, "training": SETTINGS | {"epochs": epochs, "batch_size": 8} | changed, "seed": 1,
-        "trained_on": ["train"],
+        "trained_on": ["train"], "head_holdout": 0,
     }  # fmt: skip
     return [
         "train-backbone", "--dataset", "images.npz", "--settings", canonical_json(settings), "--device", "cpu",

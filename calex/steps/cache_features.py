@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import zarr
 
-from calex import __version__, backbones, devices, images, networks, settings
+from calex import __version__, backbones, devices, images, networks, settings, splitting
 from calex.errors import CalexError
 from calex.features.forward import AGREEMENT_IMAGES, Forward
 from calex.features.layout import Layout
@@ -61,6 +61,8 @@ def run(args: argparse.Namespace) -> None:
     backbones.freeze(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     members = dataset.indices(args.split)
+    if args.split == "train":
+        members = members[splitting.apart(dataset.labels[members], about["head_holdout"])[1]]
     index = members[np.random.default_rng(chosen["order_seed"]).permutation(len(members))]
     views = chosen["views"] if args.split == "train" else 1
     names = [tap["name"] for tap in measured["taps"]]
@@ -85,6 +87,7 @@ def run(args: argparse.Namespace) -> None:
         "label_names": dataset.names.tolist(),
         "transform": about["transform"],
         "augment": about["augment"] if views > 1 else None,
+        "head_holdout": about["head_holdout"],
         "order_seed": chosen["order_seed"],
         "batch_size": chosen["batch_size"],
         "compute": compute,

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from safetensors.torch import save
 
-from calex import backbones, devices, flops, images, networks, settings, training, transform
+from calex import backbones, devices, flops, images, networks, settings, splitting, training, transform
 from calex.errors import CalexError
 from calex.files import alone, canonical_json, replacing, sha256, write_json
 from calex.progress import say
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--settings",
         type=settings.parse,
         required=True,
-        help='JSON: {"network", "stem", "input_size", "augment": {"shift", "flip"}, "normalisation", "training": {…}, '
+        help='JSON: {"network", "stem", "input_size", "augment": {"shift", "flip"}, "head_holdout", "normalisation", "training": {…}, '
         '"seed", "trained_on"}; config/README.md explains each key',
     )
     parser.add_argument("--checkpoint", type=Path, help="take these weights instead of training (.safetensors or a torch file)")
@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> None:
     device = devices.claim(args.device, args.threads)
     dataset = images.load(args.dataset)
     label = f"train-backbone {network}"
-    # The images that it learns from: all of train. Everything that depends on which they are stands below.
-    learned = dataset.indices("train")
+    train = dataset.indices("train")
+    learned = train[splitting.apart(dataset.labels[train], chosen["head_holdout"])[0]]
     torch.manual_seed(chosen["seed"])
     model = backbones.build(network, chosen["stem"], len(dataset.names))
     backbones.check(model, network, size, len(dataset.names), training=args.checkpoint is None)
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
                 model, dataset.images[learned], dataset.labels[learned], scale, chosen["augment"],
                 chosen["training"], chosen["seed"], compute, device, label, partial,
             )  # fmt: skip
-            trained_on = ["train"]
+            trained_on = ["train"] if len(learned) == len(train) else [f"{len(learned)} of {len(train)} train images"]
         else:
             backbones.load_weights(model, backbones.read_weights(args.checkpoint), args.checkpoint)
             compute, history, trained_on = None, [], chosen["trained_on"]
@@ -81,6 +81,7 @@ def run(args: argparse.Namespace) -> None:
             "network_sources": own_sources,
             "stem": chosen["stem"],
             "augment": chosen["augment"],
+            "head_holdout": chosen["head_holdout"],
             "trained_on": trained_on,
             "history": history,
             "compute": compute,
@@ -98,7 +99,9 @@ def fingerprint(
         "settings": args.settings,
         "dataset": dataset.fingerprint,
         "network": own_sources,
-        "code": [sha256(Path(str(module.__file__)).read_bytes()) for module in (backbones, images, training, transform)],
+        "code": [
+            sha256(Path(str(module.__file__)).read_bytes()) for module in (backbones, images, splitting, training, transform)
+        ],
         "compute": compute,
         "device": device.type,
         "threads": args.threads if device.type == "cpu" else None,

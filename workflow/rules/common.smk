@@ -109,7 +109,7 @@ def settings_of(rule_name, wildcards):
         return part(backbone, "network", "stem", "taps", "pool") | part(dataset, "input_size")
     if rule_name == "train_backbone":
         return part(backbone, "network", "stem", "normalisation", "seed", "trained_on") | part(
-            dataset, "input_size", "augment", "training"
+            dataset, "input_size", "augment", "training", "head_holdout"
         )
     if rule_name == "cache_features":
         return part(features, "views", "precision", "codec", "compute", "batch_size", "order_seed")
