@@ -76,7 +76,7 @@ def test_a_damaged_dataset(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[5000] ^= 1  # one bit of a pixel
     path.write_bytes(content)
-    block = '{"network":"resnet18","stem":"cifar"}'
+    block = '{"network":"resnet18","stem":"cifar","input_size":8}'
     out = tmp_path / "backbone.safetensors"
     refused("images.npz: ", "train-backbone", "--dataset", path, "--settings", block, "--out", out)
     assert not out.exists()

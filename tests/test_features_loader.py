@@ -179,3 +179,49 @@ def test_streaming_holds_a_few_pools_only(tmp_path, codec):
     before = anonymous_mb()
     peak = max(anonymous_mb() for _ in loader.epoch(0))
     assert peak - before < 30
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    layout=layouts,
+    batch_size=st.integers(1, 40),
+    budget=st.sampled_from([RESIDENT, STREAMED]),
+    pool_bytes=st.integers(0, 2000),
+    epoch=st.integers(0, 5),
+    seed=st.integers(0, 3),
+)
+def test_an_epoch_by_weights_shows_each_image_as_often_as_it_weighs(
+    opened, layout, batch_size, budget, pool_bytes, epoch, seed
+):
+    store, data = opened(layout)
+    weights = np.random.default_rng(seed).gamma(0.3, size=(layout.views, layout.images)) + 1e-9
+    weights[:, ::3] = 0
+    weights[:, -1] = 1
+    loader = Loader(store, [1], batch_size, seed, memory_budget=budget, pool_bytes=pool_bytes)
+    batches = list(loader.epoch(epoch, weights))
+    assert sum(map(len, batches)) == layout.images and len(batches) == len(loader)
+    for batch in batches:
+        assert_right(batch, [1], data)
+    view = (epoch + np.arange(layout.images) // layout.rows) % layout.views
+    shown = weights[view, np.arange(layout.images)]
+    times = np.bincount(positions(batches), minlength=layout.images)
+    assert (np.abs(times - shown / shown.mean()) < 1 + 1e-6).all()
+    assert not times[shown == 0].any()
+    again = positions(list(loader.epoch(epoch, weights)))
+    np.testing.assert_array_equal(again, positions(batches))
+
+
+def test_over_many_epochs_each_image_comes_as_often_as_it_weighs(opened):
+    store, _ = opened(Layout(1, 30, ((2, 2, 1),), 3, rows=7))
+    weights = np.random.default_rng(0).gamma(1.0, size=(1, 30))
+    weights /= weights.mean()
+    for budget in (RESIDENT, STREAMED):
+        loader = Loader(store, [0], 8, 0, memory_budget=budget, pool_bytes=100)
+        times = sum(np.bincount(positions(list(loader.epoch(e, weights))), minlength=30) for e in range(400)) / 400
+        np.testing.assert_allclose(times, weights[0], atol=0.12)
+
+
+def test_equal_weights_show_every_image_once(opened):
+    store, _ = opened(Layout(1, 30, ((2, 2, 1),), 3, rows=7))
+    loader = Loader(store, [0], 8, 0, memory_budget=STREAMED)
+    assert sorted(positions(list(loader.epoch(0, np.ones((1, 30)))))) == list(range(30))

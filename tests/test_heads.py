@@ -344,3 +344,14 @@ def test_a_batch_of_one_image_with_one_location_can_be_trained_on():
     features.maps = features.maps[..., :1, :1]
     found = train(branch((6, 1, 1)), features, epochs=2)
     assert all(math.isfinite(loss) for loss in found)
+
+
+def test_drawing_by_weights_leaves_losses_as_they_are():
+    features = Features(sizes=(8, 16))
+    asked: list[np.ndarray] = []
+    plain = features.epoch
+    features.epoch = lambda number, weights=None: asked.append(weights) or plain(number)
+    weights = np.random.default_rng(0).random(features.log_softmax.shape[:2])
+    drawn, unweighted = branch(), branch()
+    assert train(drawn, features, weights, epochs=2, importance="draw") == train(unweighted, features, epochs=2)
+    assert [each is weights for each in asked] == [True, True, False, False]

@@ -23,7 +23,7 @@ from calex.transform import to_input
 CASES = (("imagenet", 8192, 10.0), ("cifar", 1024, 40.0))
 HEAD = {"name": "prototype", "prototypes": 32, "temperature": 1.0, "assignment": "softmax"}
 TARGET = {"name": "kl", "temperature": 4.0}
-RECIPE = {"epochs": 1, "batch_size": BATCH, "learning_rate": 0.001, "weight_decay": 0.0}
+RECIPE = {"epochs": 1, "batch_size": BATCH, "learning_rate": 0.001, "weight_decay": 0.0, "importance": "weigh"}
 
 
 class Recomputing:

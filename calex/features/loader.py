@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -94,17 +94,31 @@ class Loader:
         images = self.store.layout.images
         return images // self.batch_size if self.drop_last else -(-images // self.batch_size)
 
-    def epoch(self, number: int) -> Iterator[Batch]:
-        """Every image once, shuffled; the same for the same (seed, number)."""
+    def epoch(self, number: int, weights: np.ndarray | None = None) -> Iterator[Batch]:
+        """Every image once, shuffled; the same for the same (seed, number).
+
+        With weights (V, N) as many images are drawn in proportion to them: one of weight w comes w times, rounded
+        down or up by chance (`drawn`).
+        """
         rng = np.random.default_rng([self.seed, number])
         layout = self.store.layout
         if self.resident is not None:
             position = rng.permutation(layout.images)
+            if weights is not None:
+                shown = weights[(number + np.arange(layout.images) // layout.rows) % layout.views, np.arange(layout.images)]
+                position = rng.permutation(np.repeat(np.arange(layout.images), next(drawn([shown], rng))))
             view = (number + position // layout.rows) % layout.views
             yield from self._draw([self.resident], [view * layout.images + position], self.drop_last)
             return
-        places = [((number + int(n)) % layout.views, int(n)) for n in rng.permutation(layout.chunks)]
-        yield from self._stream(places, rng.permutation, self.drop_last)
+        groups = self._groups([((number + int(n)) % layout.views, int(n)) for n in rng.permutation(layout.chunks)])
+        sizes = [sum(rows_of(self.store, n) for _, n in group) for group in groups]
+        if weights is None:
+            orders = (rng.permutation(size) for size in sizes)
+        else:
+            pools = [np.concatenate([weights[view, slice(*layout.bounds(n))] for view, n in group]) for group in groups]
+            counts = drawn(pools, np.random.default_rng([self.seed, number, 1]))
+            orders = (rng.permutation(np.repeat(np.arange(size), each)) for size, each in zip(sizes, counts, strict=True))
+        yield from self._stream(groups, orders, self.drop_last)
 
     def ordered(self, view: int = 0) -> Iterator[Batch]:
         """Every image in stored order; the last batch may be smaller, whatever `drop_last` says."""
@@ -112,11 +126,17 @@ class Loader:
         if self.resident is not None:
             yield from self._draw([self.resident], [view * layout.images + np.arange(layout.images)], False)
             return
-        yield from self._stream([(view, n) for n in range(layout.chunks)], np.arange, False)
+        groups = self._groups([(view, n) for n in range(layout.chunks)])
+        orders = (np.arange(sum(rows_of(self.store, n) for _, n in group)) for group in groups)
+        yield from self._stream(groups, orders, False)
 
-    def _stream(self, places: list[tuple[int, int]], order: Callable[[int], np.ndarray], drop_last: bool) -> Iterator[Batch]:
+    def _groups(self, places: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+        """The chunks, (view, number) each, that are read as one pool. The last of a store may be padded, and in a pool
+        nothing comes after that."""
         groups = [places[start : start + self.pool_chunks] for start in range(0, len(places), self.pool_chunks)]
-        orders = (order(sum(rows_of(self.store, n) for _, n in group)) for group in groups)
+        return [sorted(group, key=lambda place: place[1] == self.store.layout.chunks - 1) for group in groups]
+
+    def _stream(self, groups: list[list[tuple[int, int]]], orders: Iterable[np.ndarray], drop_last: bool) -> Iterator[Batch]:
         # Kept from epoch to epoch: fresh memory costs more to touch than a chunk does to read.
         slots = self.spare.pop() if self.spare else [self._buffers(len(groups[0])) for _ in range(POOLS)]
         pools = ahead(self._read(group, slot) for group, slot in zip(groups, itertools.cycle(slots), strict=False))
@@ -131,8 +151,6 @@ class Loader:
 
     def _read(self, places: list[tuple[int, int]], buffers: list[np.ndarray]) -> Blocks:
         """Chunks one behind the other in each buffer, so that a batch is one copy an array and not one a chunk."""
-        last = self.store.layout.chunks - 1
-        places = sorted(places, key=lambda place: place[1] == last)  # it may be padded, and nothing comes after that
         images = sum(rows_of(self.store, n) for _, n in places)
         blocks = []
         for name, buffer in zip(self.names, buffers, strict=True):
@@ -218,6 +236,21 @@ class OnDevice:
         chosen = torch.from_numpy(items).to(self.parts[0].device)
         for part, room in zip(self.parts, into, strict=True):
             torch.index_select(part, 0, chosen, out=room)
+
+
+def drawn(weights: Iterable[np.ndarray], rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """How often each image of each pool comes in an epoch that draws by weights: whole numbers whose sum over all pools
+    is the number of images, each the weight (of mean 1) rounded down or up.
+
+    One random start and equal steps along the cumulated weights (systematic resampling): its counts vary as little as
+    whole numbers can, and pools can be drawn one after the other.
+    """
+    pools = [np.asarray(pool, np.float64) for pool in weights]
+    images = sum(map(len, pools))
+    reached = np.cumsum(np.concatenate(pools))
+    ticks = np.minimum(np.floor(reached / reached[-1] * images + rng.random()), images)
+    for pool in np.split(np.diff(ticks, prepend=0.0), np.cumsum([len(pool) for pool in pools])[:-1]):
+        yield pool.astype(np.int64)
 
 
 def kind(array: np.ndarray) -> torch.dtype:
