@@ -270,7 +270,7 @@ def test_exits_that_do_not_belong_together_are_refused(tmp_path):
         read([mine[0], others[1]], "val", "confidence")
     with pytest.raises(CalexError, match=r"exits1\.npz: holds no 'val_score_margin'"):
         read(mine, "val", "margin")
-    with pytest.raises(CalexError, match="for test"):
+    with pytest.raises(CalexError, match="holds no 'test_prediction'"):
         read(mine, "test", "confidence")
 
 

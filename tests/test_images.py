@@ -139,7 +139,7 @@ def test_a_file_whose_content_was_changed_is_refused(tmp_path, name):
 
 def test_files_that_are_no_datasets_are_refused(tmp_path):
     np.savez(tmp_path / "other.npz", images=np.zeros(3))
-    with pytest.raises(CalexError, match=r"other\.npz: not a dataset file \(no 'fingerprint'\)"):
+    with pytest.raises(CalexError, match=r"other\.npz: holds no 'labels'"):
         load(tmp_path / "other.npz")
     save(tmp_path / "cut.npz", small())
     whole = (tmp_path / "cut.npz").read_bytes()
@@ -224,5 +224,5 @@ def test_names_are_read_without_the_images(tmp_path):
     save(tmp_path / "images.npz", small())
     assert load_names(tmp_path / "images.npz").tolist() == ["cat", "dög"]
     np.savez(tmp_path / "other.npz", images=np.zeros(3))
-    with pytest.raises(CalexError, match=r"other\.npz: not a dataset file \(no 'names'\)"):
+    with pytest.raises(CalexError, match=r"other\.npz: holds no 'names'"):
         load_names(tmp_path / "other.npz")
