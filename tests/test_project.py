@@ -85,7 +85,9 @@ def test_the_front_door_lists_the_verbs_and_names_a_near_miss() -> None:
     assert done.stderr == "calex: error: unknown verb 'calibrat', did you mean 'calibrate'?\n"
 
 
-@pytest.mark.parametrize("verb", ["weigh_survivors", "calibrate", "evaluate", "pareto", "report", "inspect", "verify"])
+@pytest.mark.parametrize(
+    "verb", ["weigh_survivors", "calibrate", "evaluate", "pareto", "report", "inspect", "verify", "report_benchmarks", "quote"]
+)
 def test_what_follows_the_branches_never_imports_torch(verb: str) -> None:
     code = f"import sys, calex.__main__, calex.steps.{verb}, calex.policies.cpm, calex.weightings.survivors; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
