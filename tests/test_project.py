@@ -88,7 +88,19 @@ def test_the_front_door_lists_the_verbs_and_names_a_near_miss() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["weigh_survivors", "calibrate", "evaluate", "pareto", "compare", "report", "inspect", "verify"]
+    "verb",
+    [
+        "weigh_survivors",
+        "calibrate",
+        "evaluate",
+        "pareto",
+        "compare",
+        "report",
+        "inspect",
+        "verify",
+        "report_benchmarks",
+        "quote",
+    ],
 )
 def test_what_follows_the_branches_never_imports_torch(verb: str) -> None:
     code = f"import sys, calex.__main__, calex.steps.{verb}, calex.policies.cpm, calex.weightings.survivors; print('torch' in sys.modules)"

@@ -33,7 +33,11 @@ def measure(bench: Bench) -> list[Row]:
 
 
 def throughput(bench: Bench, store: Store, size: str) -> list[Row]:
-    """Reading it all, over `numpy.load` of the same arrays."""
+    """Reading it all, over `numpy.load` of the same arrays.
+
+    The limit is about reading chunks. Copying them into shuffled batches is work that `numpy.load` leaves to others,
+    and training waits for none of it while it has a core to spare: that number has no limit of its own.
+    """
     files = [bench.folder / f"{name}.npy" for name in ARRAYS]
     for name, file in zip(ARRAYS, files, strict=True):
         np.save(file, store.whole(name))
@@ -54,11 +58,12 @@ def throughput(bench: Bench, store: Store, size: str) -> list[Row]:
             pass
 
     rows = []
-    for name, work in (("verified chunks in shuffled order", chunks), ("shuffled batches of 256", batches)):
+    cases = (("verified chunks in shuffled order", chunks, LEAST_THROUGHPUT), ("shuffled batches of 256", batches, None))
+    for name, work, least in cases:
         loaded, streamed = in_turn(plain, work, bench.repeats)
         speed = store.layout.bytes / 1e6
         detail = f"{speed / np.median(streamed):,.0f} MB/s streamed, {speed / np.median(loaded):,.0f} MB/s loaded; {size}"
-        rows.append(row(f"throughput of {name} / numpy.load", loaded, streamed, LEAST_THROUGHPUT, False, detail))
+        rows.append(row(f"throughput of {name} / numpy.load", loaded, streamed, least, False, detail))
     return rows
 
 
