@@ -405,7 +405,7 @@ def test_damage_to_image_folders(tmp_path: Path, capsys: pytest.CaptureFixture[s
     refused(f"{folder}: no folder 'test' in it", "imagefolder", **options)
     refused("no folder; set `folder`", "imagefolder")
     refused("no such folder", "imagefolder", folder=str(tmp_path / "elsewhere"))
-    refused("size must be at least 1", "imagefolder", folder=str(folder), size=0)
+    refused("source.size: 0 is less than 1", "imagefolder", folder=str(folder), size=0)
     refused("source.fit: unknown value 'crap', did you mean 'crop'?", "imagefolder", fit="crap")
 
 
