@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,6 +30,20 @@ def run_calex(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """`python -m calex …`."""
     command = [sys.executable, "-m", "calex", *map(str, arguments)]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def planned(output: str) -> dict[str, int]:
+    """{rule: number of jobs} of a dry run."""
+    stats = re.search(r"Job stats:\njob +count\n-[- ]*\n(.*?)\ntotal", output, re.DOTALL)
+    return {line.split()[0]: int(line.split()[1]) for line in stats[1].splitlines()} if stats else {}
+
+
+def copied_repository(folder: Path) -> Path:
+    """A copy of all that a run needs of the repository, for a test that changes it."""
+    for part in ("calex", "workflow", "config"):
+        shutil.copytree(REPOSITORY / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "environment.yml", folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
