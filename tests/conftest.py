@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,11 +17,18 @@ Snakemake = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def run_snakemake(
-    directory: Path, *arguments: str, config: Path = REPOSITORY / "tests" / "tiny.yaml", repository: Path = REPOSITORY
+    directory: Path,
+    *arguments: str,
+    config: Path | Sequence[Path] = REPOSITORY / "tests" / "tiny.yaml",
+    repository: Path = REPOSITORY,
 ) -> subprocess.CompletedProcess[str]:
-    """`snakemake` in a folder of its own, with the workflow and the library of one copy of the repository."""
+    """`snakemake` in a folder of its own, with the workflow and the library of one copy of the repository.
+
+    Of several config files the later ones lie over the earlier.
+    """
+    files = [config] if isinstance(config, Path) else config
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(repository / "workflow" / "Snakefile")]
-    command += ["--directory", str(directory), *arguments, "--configfile", str(config)]
+    command += ["--directory", str(directory), *arguments, "--configfile", *map(str, files)]
     environment = os.environ | {"PYTHONPATH": str(repository)}
     return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
 
