@@ -11,7 +11,6 @@ from torch import nn
 
 from calex import flops, plugins
 
-
 # Of a batch: logits (B, classes), of which the softmax is what a branch answers, and confidence logits (B,) or None.
 Answer = tuple[torch.Tensor, torch.Tensor | None]
 

@@ -26,7 +26,7 @@ REPORTS = [f"results/pareto_{dataset}.html" for dataset in DATASETS]
 
 
 def brief() -> dict[str, Any]:
-    """What makes the shipped config quick: one epoch of few images (three for the backbone, or it would know one class), few operating points; heads, targets, weightings stay."""
+    """What makes the shipped config quick: few images, epochs and operating points. Heads, targets and weightings stay."""
     methods = {}
     for name, method in SHIPPED["methods"].items():
         recipe = {"epochs": 1, "batch_size": 32}
@@ -35,8 +35,9 @@ def brief() -> dict[str, Any]:
         if "cost_weight" in method["recipe"]:
             recipe["cost_weight"] = 0.9  # one variant
         methods[name] = {"recipe": recipe}
-    training = {"epochs": 3, "batch_size": 16, "learning_rate": 0.05}
-    small = {"input_size": 16, "training": training}
+    # A backbone that knows one class only would leave CPM nothing to calibrate.
+    training = {"epochs": 2, "batch_size": 20, "learning_rate": 0.01}
+    small = {"training": training}
     return {
         "seeds": [0],
         "device": "cpu",
@@ -63,7 +64,7 @@ def matrix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(REPOSITORY / "config", folder / "config")
     (folder / "brief.yaml").write_text(yaml.safe_dump(brief()))
     done = run_snakemake(folder, *REPORTS, "--cores", "2", config=Path("brief.yaml"))
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return folder
 
 
