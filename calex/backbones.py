@@ -138,7 +138,7 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], where: str | Path) -> None:
-    """Put weights into a network; any tensor that is missing, unknown or of another shape is an error that names it."""
+    """Put weights into a network; a tensor that is missing, unknown, of another shape or not finite is an error that names it."""
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     # A counter that only some versions of torch save, and that evaluation mode never reads.
@@ -157,6 +157,9 @@ def load_weights(model: nn.Module, weights: dict[str, torch.Tensor], where: str 
             there, here = outputs.pop()
             remedy = f"; it tells {there} classes apart and the dataset has {here}: fine-tune it on the dataset first"
         raise CalexError(f"{where}: does not fit the network: {'; '.join(faults[:3])}{more}{remedy}")
+    strange = next((name for name, tensor in weights.items() if not torch.isfinite(tensor).all()), None)
+    if strange is not None:
+        raise CalexError(f"{where}: {strange} holds values that are not finite; bring another checkpoint")
     model.load_state_dict(weights, strict=not optional)
 
 

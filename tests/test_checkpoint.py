@@ -185,3 +185,16 @@ def test_taps_of_a_network_that_cannot_read_the_images_are_one_line(copied, caps
     said = capsys.readouterr().err
     assert "network: alexnet cannot read images of 8 px" in said and said.count("\n") == 1
     assert not Path("new.json").exists()
+
+
+def test_a_checkpoint_with_a_weight_that_is_no_number_is_refused(copied, capsys) -> None:
+    weights = torch.load("brought.pt", weights_only=True)
+    weights["4.bias"][1] = float("nan")
+    torch.save(weights, "nan.pt")
+    settings = json.dumps(SETTINGS | {"network": "brought_net:net", "stem": "imagenet"})
+    arguments = ["--checkpoint", "nan.pt", "--out", "new/backbone.safetensors", "--device", "cpu"]
+    capsys.readouterr()
+    assert main(["train-backbone", "--dataset", "images.npz", "--settings", settings, *arguments]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert "nan.pt: 4.bias holds values that are not finite" in line
+    assert [path for path in Path("new").rglob("*") if path.is_file()] == []

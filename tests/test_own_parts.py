@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +46,11 @@ def test_images_a_network_and_a_checkpoint_of_ones_own(tmp_path: Path) -> None:
     (network,), (photos, backbone) = blocks(text, "python"), blocks(text, "yaml")
     made_up.image_folder(tmp_path / "photos")
     write(tmp_path / "my_network.py", network)
+    command = [sys.executable, "-m", "calex", "taps", "my_network:build", "--input-size", "64"]
+    proposed = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True
+    )
+    assert re.search(r"^ *(taps: .*)$", proposed.stdout, re.MULTILINE)[1] in backbone, proposed.stdout + proposed.stderr
     scope: dict[str, Any] = {}
     exec(network, scope)
     torch.manual_seed(0)
@@ -69,7 +77,11 @@ def test_images_a_network_and_a_checkpoint_of_ones_own(tmp_path: Path) -> None:
     assert about["transform"] == {"size": 64, **yaml.safe_load(backbone)["backbones"]["mine"]["normalisation"]}
     assert about["parameters"] == sum(tensor.numel() for name, tensor in weights.items() if re.search("weight|bias", name))
     taps = read_json(tmp_path / "results/photos/mine/taps.json")["taps"]
-    assert [(tap["name"], tap["shape"]) for tap in taps] == [("stage1", [32, 8, 8]), ("stage2", [64, 8, 8])]
+    assert [(tap["name"], tap["shape"]) for tap in taps] == [
+        ("stage1", [16, 8, 8]),
+        ("stage2", [32, 8, 8]),
+        ("stage3", [64, 8, 8]),
+    ]
     points = pl.read_parquet(tmp_path / "results/points_photos.parquet")
     assert set(points["method"]) == {"backbone", "calexnet", "reference"} and set(points["backbone"]) == {"mine"}
 

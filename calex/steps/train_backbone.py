@@ -128,8 +128,9 @@ def finish(
     say(f"{label}: accuracy " + ", ".join(f"{split} {value:.4f}" for split, value in accuracy.items()))
 
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in weights.values()):
-        raise CalexError(f"{label}: a weight is not finite; lower training.learning_rate or check the checkpoint")
+    strange = next((name for name, tensor in weights.items() if not torch.isfinite(tensor).all()), None)
+    if strange is not None:
+        raise CalexError(f"{label}: {strange} is not finite after training; lower training.learning_rate")
     with replacing(out) as partial:
         partial.write_bytes(save(weights))  # `save_file` would let nobody else read it
     write_json(
