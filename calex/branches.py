@@ -11,6 +11,9 @@ from torch import nn
 
 from calex import flops, plugins
 
+# Of a batch: logits (B, classes), of which the softmax is what a branch answers, and confidence logits (B,) or None.
+Answer = tuple[torch.Tensor, torch.Tensor | None]
+
 
 class Classifier(nn.Module):
     """A branch without a confidence output: (B, C, H, W) → logits (B, classes).
@@ -30,6 +33,9 @@ class Classifier(nn.Module):
         if self.extra:
             core = torch.cat((core, core.new_zeros(len(core), self.extra) if extra is None else extra), dim=1)
         return self.classifier(core)
+
+    def forward(self, feature_map: torch.Tensor) -> Answer:
+        return self.classify(feature_map), None
 
     def flops(self) -> tuple[int, int | None]:
         """FLOPs of one image: of the classifier alone, and with the confidence head, if there is one."""
@@ -77,9 +83,6 @@ class _Classifying(nn.Module):
         return self.branch.classify(feature_map)
 
 
-Answer = tuple[torch.Tensor, torch.Tensor | None]
-
-
 class Cascade(nn.Module):
     """K branches over K taps. A recipe whose exits are more than its branches overrides `forward`."""
 
@@ -88,7 +91,7 @@ class Cascade(nn.Module):
         self.branches = nn.ModuleList(branches)
 
     def forward(self, taps: Sequence[torch.Tensor]) -> list[Answer]:
-        """Of each exit: logits (B, classes), of which the softmax is what it answers, and confidence logits (B,) or None."""
+        """What each exit answers."""
         return [branch(tap) for branch, tap in zip(self.branches, taps, strict=True)]
 
 

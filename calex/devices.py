@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser, threads: int = 2) -> None:
 
 def claim(device: str, threads: int) -> torch.device:
     """The device, with torch's CPU threads set. A GPU that was asked for and is not there is an error."""
+    if threads < 1:
+        raise CalexError(f"--threads: {threads} is less than 1")
     keep_memory()
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = False
@@ -39,6 +41,8 @@ def claim(device: str, threads: int) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError:
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "mps", "cuda"):
         raise CalexError(f"device: '{device}' is not a device; use auto, cpu, mps, cuda or cuda:N") from None
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise CalexError(f"device: '{device}' was asked for, but torch finds no Apple GPU; use device: auto or cpu")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +21,16 @@ if TYPE_CHECKING:
     import polars
 
 
+# A full disk, a used-up quota, a limit on the size of files.
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A temporary path in the same folder that becomes `path` in one rename, if the block succeeds.
 
     The name holds the process id: a job that outlives its killed parent cannot meet its own successor.
+    A disk that is full is an error that names `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,8 +40,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
         with open(partial, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(partial, path)
+    except Exception as error:
+        number = _system_error(error)
+        if number is None or (isinstance(error, OSError) and number not in NO_ROOM):
+            raise
+        remedy = "make room and rerun" if number in NO_ROOM else "check the path and its permissions"
+        raise CalexError(f"{path}: cannot be written ({os.strerror(number)}); {remedy}") from None
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _system_error(error: Exception) -> int | None:
+    """The system's number of what went wrong; libraries written in Rust (Polars, safetensors) tell it in words only."""
+    if isinstance(error, OSError):
+        return error.errno
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    return int(told[1]) if told else None
 
 
 def lock(path: Path, what: str) -> int:

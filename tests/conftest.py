@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,11 +17,18 @@ Snakemake = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def run_snakemake(
-    directory: Path, *arguments: str, config: Path = REPOSITORY / "tests" / "tiny.yaml", repository: Path = REPOSITORY
+    directory: Path,
+    *arguments: str,
+    config: Path | Sequence[Path] = REPOSITORY / "tests" / "tiny.yaml",
+    repository: Path = REPOSITORY,
 ) -> subprocess.CompletedProcess[str]:
-    """`snakemake` in a folder of its own, with the workflow and the library of one copy of the repository."""
+    """`snakemake` in a folder of its own, with the workflow and the library of one copy of the repository.
+
+    Of several config files the later ones lie over the earlier.
+    """
+    files = [config] if isinstance(config, Path) else config
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(repository / "workflow" / "Snakefile")]
-    command += ["--directory", str(directory), *arguments, "--configfile", str(config)]
+    command += ["--directory", str(directory), *arguments, "--configfile", *map(str, files)]
     environment = os.environ | {"PYTHONPATH": str(repository)}
     return subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False)
 
@@ -28,6 +37,20 @@ def run_calex(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """`python -m calex …`."""
     command = [sys.executable, "-m", "calex", *map(str, arguments)]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def planned(output: str) -> dict[str, int]:
+    """{rule: number of jobs} of a dry run."""
+    stats = re.search(r"Job stats:\njob +count\n-[- ]*\n(.*?)\ntotal", output, re.DOTALL)
+    return {line.split()[0]: int(line.split()[1]) for line in stats[1].splitlines()} if stats else {}
+
+
+def copied_repository(folder: Path) -> Path:
+    """A copy of all that a run needs of the repository, for a test that changes it."""
+    for part in ("calex", "workflow", "config"):
+        shutil.copytree(REPOSITORY / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "environment.yml", folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,14 @@ from PIL import Image
 
 from calex.datasets import cinic10, fashion_mnist
 
+# CIFAR-100's 20 superclasses, in the order of their numbers.
+SUPERCLASSES = [
+    "aquatic_mammals", "fish", "flowers", "food_containers", "fruit_and_vegetables", "household_electrical_devices",
+    "household_furniture", "insects", "large_carnivores", "large_man-made_outdoor_things", "large_natural_outdoor_scenes",
+    "large_omnivores_and_herbivores", "medium_mammals", "non-insect_invertebrates", "people", "reptiles", "small_mammals",
+    "trees", "vehicles_1", "vehicles_2",
+]  # fmt: skip
+
 
 def coloured(labels: np.ndarray, classes: int, side: int = 32, seed: int = 0) -> np.ndarray:
     """(N, side, side, 3) uint8: a colour of the class's own, a stripe of it, and noise."""
@@ -96,7 +104,7 @@ def cifar100(folder: Path, train: int = 1000, test: int = 200) -> Path:
             "data": records(coloured(fine % 20, 20, seed=seed)),
         }
         (root / name).write_bytes(python2_pickle(content))
-    names = {"fine_label_names": [f"fine_{f}" for f in range(100)], "coarse_label_names": [f"coarse_{c}" for c in range(20)]}
+    names = {"fine_label_names": [f"fine_{f}" for f in range(100)], "coarse_label_names": SUPERCLASSES}
     (root / "meta").write_bytes(python2_pickle(names))
     return folder
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from conftest import run_calex
+from conftest import REPOSITORY, run_calex
 from feature_stores import SMALL, dump
 from made_up_exits import random_exits, write
 
@@ -67,6 +70,31 @@ def test_a_missing_key_and_a_misspelt_option(exits: list[Path], tmp_path: Path) 
     refused("the key 'score' is missing", "calibrate", "--exits", *exits, "--settings", '{"policy":{"name":"cpm"}}', *out)
     wrong = SETTINGS.replace('"steps"', '"stepz"')
     refused("unknown key 'stepz', did you mean 'steps'?", "calibrate", "--exits", *exits, "--settings", wrong, *out)
+
+
+@pytest.mark.parametrize("verb", ["prepare-dataset", "calibrate", "train-branch"])
+def test_a_disk_that_is_full_is_one_line(verb: str, exits: list[Path], tmp_path: Path) -> None:
+    """For each library that writes files (NumPy, Polars, safetensors), with a real limit on what may be written."""
+    for split in ("train", "val", "test"):
+        dump(tmp_path, SMALL, split=split, flops=10.0, flops_to_tap=[1.0, 2.0])
+    recipe = '{"recipe":{"name":"branchwise","epochs":1,"batch_size":8},"head":{"name":"prototype"},"target":{"name":"kl"},'
+    recipe += '"shared_core":false,"correct":"label","memory_mb":64}'
+    file, *arguments = {
+        "prepare-dataset": ("images.npz", "--source", '{"name":"digits"}', "--resources", tmp_path),
+        "calibrate": ("t.parquet", "--exits", *exits, "--settings", SETTINGS),
+        "train-branch": ("", "--features", tmp_path, "--branch", 1, "--seed", 0, "--settings", recipe, "--device", "cpu"),
+    }[verb]
+    out = tmp_path / "out" / file
+    command = shlex.join([sys.executable, "-m", "calex", verb, *map(str, arguments), "--out", str(out)])
+    done = subprocess.run(["bash", "-c", f"ulimit -f 1; {command}"], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if not line.startswith(("images", "digits", "train-branch"))]
+    (line,) = errors
+    name = file or "branch1.safetensors"
+    assert line.startswith(f"calex {verb}: error: ") and line.endswith(
+        f"{name}: cannot be written (File too large); make room and rerun"
+    )
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
 
 def test_a_damaged_dataset(tmp_path: Path) -> None:

@@ -81,7 +81,8 @@ def test_a_cifar_record_is_three_planes_by_hand() -> None:
 @pytest.mark.parametrize(("labels", "classes"), [("fine", 100), ("coarse", 20)])
 def test_cifar100_has_fine_and_coarse_labels(tmp_path: Path, labels: str, classes: int) -> None:
     dataset = loaded("cifar100", folder=str(made_up.cifar100(tmp_path)), labels=labels, val=200)
-    assert dataset.names.tolist() == [f"{labels}_{number}" for number in range(classes)]
+    names = {"fine": [f"fine_{number}" for number in range(100)], "coarse": made_up.SUPERCLASSES}
+    assert dataset.names.tolist() == names[labels]
     np.testing.assert_array_equal(dataset.labels, np.concatenate([np.arange(1000), np.arange(200)]) % 100 % classes)
     assert sizes(dataset) == [800, 200, 200]
     assert (np.bincount(dataset.labels[dataset.indices("val")]) == 200 // classes).all()
@@ -405,7 +406,7 @@ def test_damage_to_image_folders(tmp_path: Path, capsys: pytest.CaptureFixture[s
     refused(f"{folder}: no folder 'test' in it", "imagefolder", **options)
     refused("no folder; set `folder`", "imagefolder")
     refused("no such folder", "imagefolder", folder=str(tmp_path / "elsewhere"))
-    refused("size must be at least 1", "imagefolder", folder=str(folder), size=0)
+    refused("source.size: 0 is less than 1", "imagefolder", folder=str(folder), size=0)
     refused("source.fit: unknown value 'crap', did you mean 'crop'?", "imagefolder", fit="crap")
 
 

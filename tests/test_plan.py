@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import REPOSITORY, run_snakemake
-from test_workflow import planned
+from conftest import REPOSITORY, planned, run_snakemake
 
 from calex import config, plan
 from calex.errors import CalexError

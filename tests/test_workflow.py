@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 import zarr
-from conftest import REPOSITORY, run_snakemake
+from conftest import REPOSITORY, copied_repository, planned, run_snakemake
 from feature_stores import hashes
 
 from calex import backbones, images, plugins
@@ -25,18 +25,9 @@ REPORT = "results/pareto_digits.html"
 CASCADE = Path("results/digits/resnet18/calexnet/default/seed0")
 
 
-def planned(output: str) -> dict[str, int]:
-    """{rule: number of jobs} of a dry run."""
-    stats = re.search(r"Job stats:\njob +count\n-[- ]*\n(.*?)\ntotal", output, re.DOTALL)
-    return {line.split()[0]: int(line.split()[1]) for line in stats[1].splitlines()} if stats else {}
-
-
 def edited(tmp_path: Path, file: str, edit: str) -> Path:
     """A copy of the repository with a line appended to one of its files."""
-    copy = tmp_path / "copy"
-    for part in ("calex", "workflow", "config"):
-        shutil.copytree(REPOSITORY / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(REPOSITORY / "environment.yml", copy)
+    copy = copied_repository(tmp_path / "copy")
     path = copy / file
     path.write_text(path.read_text(encoding="utf-8") + edit, encoding="utf-8")
     return copy

@@ -27,8 +27,6 @@ def load(resources: Path, folder: str | None, size: int, fit: str, grey: bool, v
     """The images below `folder`, whatever their size and kind, in the order of their sorted paths."""
     if folder is None:
         raise CalexError("imagefolder: no folder; set `folder` to the one that holds train/ and test/")
-    if size < 1:
-        raise CalexError(f"imagefolder: size must be at least 1 pixel, got {size}")
     place = existing(folder)
     for part in ("train", "test"):
         if not (place / part).is_dir():

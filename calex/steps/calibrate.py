@@ -36,7 +36,9 @@ def run(args: argparse.Namespace) -> None:
     validation = exits.read(args.exits, "val", chosen["score"])
     count, size = chosen["folds"], len(validation.labels)
     if not isinstance(count, int) or not 2 <= count <= size:
-        raise CalexError(f"evaluation.folds: {count!r} folds of {size} validation images; at least 2 and one image in each")
+        raise CalexError(
+            f"evaluation.folds: {count!r} folds of {size} validation images; set it to 2 or more, up to {size}, or hold out more"
+        )
     policy, options = plugins.load("policies", chosen["policy"]["name"]), plugins.options_of(chosen["policy"])
     swept = policy.parameters(**options)
     assigned = folds(validation.backbone, count)

@@ -1,0 +1,140 @@
+"""Every method of the shipped config on the paper's two datasets: really run on small files of their formats, planned in full."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import made_up_datasets as made_up
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+from conftest import REPOSITORY, planned, run_snakemake
+from made_up_datasets import SUPERCLASSES
+
+from calex import images
+from calex.files import read_json
+from calex.points import MARKED
+
+SHIPPED: dict[str, Any] = yaml.safe_load((REPOSITORY / "config/config.yaml").read_text())
+METHODS = list(SHIPPED["methods"])
+DATASETS = ["cifar100_coarse", "cinic10"]
+REPORTS = [f"results/pareto_{dataset}.html" for dataset in DATASETS]
+
+
+def brief() -> dict[str, Any]:
+    """What makes the shipped config quick: few images, epochs and operating points. Heads, targets and weightings stay."""
+    methods = {}
+    for name, method in SHIPPED["methods"].items():
+        recipe = {"epochs": 1, "batch_size": 32}
+        if method["recipe"]["name"] == "ztw":
+            recipe["ensemble_epochs"] = 1
+        if "cost_weight" in method["recipe"]:
+            recipe["cost_weight"] = 0.9  # one variant
+        methods[name] = {"recipe": recipe}
+    # A backbone that knows one class only would leave CPM nothing to calibrate.
+    training = {"epochs": 2, "batch_size": 20, "learning_rate": 0.01}
+    small = {"training": training}
+    return {
+        "seeds": [0],
+        "device": "cpu",
+        "threads": {"train_backbone": 1, "cache_features": 1},
+        "datasets": {
+            "cifar100_coarse": {**small, "source": {"folder": "cifar", "val": 100}, "backbones": ["resnet18"]},
+            "cinic10": {**small, "source": {"folder": "cinic", "per_class": 8}, "backbones": ["resnet50"]},
+        },
+        "backbones": {
+            "resnet18": {"stem": "imagenet", "taps": ["layer1", "layer2"], "pool": 4},
+            "resnet50": {"stem": "imagenet", "taps": ["layer1"], "pool": 2},
+        },
+        "methods": methods,
+        "policies": {name: {"steps": 4} for name in SHIPPED["policies"]},
+    }
+
+
+@pytest.fixture(scope="module")
+def matrix(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of every method on both datasets; nobody may change what is in it."""
+    folder = tmp_path_factory.mktemp("matrix")
+    made_up.cifar100(folder / "cifar", 400, 100)
+    made_up.cinic(folder / "cinic", 8)
+    shutil.copytree(REPOSITORY / "config", folder / "config")
+    (folder / "brief.yaml").write_text(yaml.safe_dump(brief()))
+    done = run_snakemake(folder, *REPORTS, "--cores", "2", config=Path("brief.yaml"))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return folder
+
+
+def test_every_method_has_points_of_every_policy(matrix: Path) -> None:
+    for dataset in DATASETS:
+        points = pl.read_parquet(matrix / f"results/points_{dataset}.parquet")
+        assert points.schema == pl.Schema(MARKED) and points.null_count().sum_horizontal().item() == 0
+        found = set(points.select("method", "policy", "split").unique().iter_rows())
+        policies = {name: [*method["policies"], "oracle"] for name, method in SHIPPED["methods"].items()} | {
+            "backbone": ["none"]
+        }
+        assert found == {(name, policy, split) for name in policies for policy in policies[name] for split in ("val", "test")}
+        # Whatever the policy, its points differ and at the last nobody leaves.
+        swept = points.filter(~pl.col("policy").is_in(["none", "oracle"]) & (pl.col("split") == "test"))
+        for (method, policy), rows in swept.group_by("method", "policy"):
+            stays = rows["exit_share"].list.last()
+            assert stays.min() < stays.max() == 1, (dataset, method, policy)
+
+
+def test_every_method_is_compared_image_by_image_with_the_first(matrix: Path) -> None:
+    for dataset in DATASETS:
+        paired = pl.read_parquet(matrix / f"results/{dataset}/paired.parquet")
+        assert set(paired["method"]) == set(METHODS)
+        assert set(paired["ours_method"]) == {"calexnet"} and set(paired["ours_policy"]) == {"cpm_survivors"}
+
+
+def test_the_page_and_what_lies_beside_it_name_every_method(matrix: Path) -> None:
+    for dataset in DATASETS:
+        for suffix in ("html", "md", "csv", "svg"):
+            text = (matrix / f"results/pareto_{dataset}.{suffix}").read_text(encoding="utf-8")
+            assert [name for name in METHODS if not re.search(rf"\b{name}\b", text)] == [], (dataset, suffix)
+        assert (matrix / f"results/pareto_{dataset}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_superclasses_are_those_of_cifar100(matrix: Path) -> None:
+    dataset = images.load(matrix / "results/cifar100_coarse/images.npz")
+    assert dataset.names.tolist() == SUPERCLASSES and len(set(SUPERCLASSES)) == 20
+    assert np.bincount(dataset.split).tolist() == [300, 100, 100]
+    manifest = read_json(matrix / "results/cifar100_coarse/resnet18/features/train.json")
+    assert manifest["layout"]["classes"] == 20
+    # CINIC-10 comes split; its valid is what thresholds are chosen on.
+    cinic = images.load(matrix / "results/cinic10/images.npz")
+    assert np.bincount(cinic.split).tolist() == [80, 80, 80]
+
+
+def test_the_shipped_matrix_runs_each_backbone_once(tmp_path: Path) -> None:
+    """Both backbones, every method, three seeds: images decoded once, a forward pass for each backbone and split."""
+    shutil.copytree(REPOSITORY / "config", tmp_path / "config")
+    nothing = tmp_path / "nothing.yaml"
+    nothing.write_text("seeds: [0, 1, 2]")
+    done = run_snakemake(tmp_path, *REPORTS, "-n", "--printshellcmds", config=nothing)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "AmbiguousRule" not in done.stdout + done.stderr
+    for dataset in DATASETS:
+        entry = SHIPPED["datasets"][dataset]
+        assert (entry["backbones"], entry["methods"]) == (["resnet18", "resnet50"], METHODS)
+        for backbone in entry["backbones"]:
+            for split in images.SPLITS:
+                caching = f"--dataset results/{dataset}/images.npz --backbone results/{dataset}/{backbone}/backbone.safetensors"
+                assert len(re.findall(rf"calex cache-features {caching} .* --split {split} ", done.stdout)) == 1
+            for name in METHODS:
+                folders = set(re.findall(rf"--out (results/{dataset}/{backbone}/{name}/\S+/seed\d+) ", done.stdout))
+                assert {folder.rsplit("/seed")[1] for folder in folders} == {"0", "1", "2"}, (dataset, backbone, name)
+    one_by_one = [name for name in METHODS if SHIPPED["methods"][name]["recipe"]["name"] == "branchwise"]
+    cascades = 3 * 2 * 2  # seeds, backbones, datasets
+    variants = sum(
+        len(SHIPPED["methods"][name]["recipe"].get("cost_weight", [1])) for name in METHODS if name not in one_by_one
+    )
+    jobs = planned(done.stdout)
+    assert {rule: jobs[rule] for rule in ("prepare_dataset", "train_backbone", "cache_features", "pareto", "compare", "report")} == {
+        "prepare_dataset": 2, "train_backbone": 4, "cache_features": 12, "pareto": 2, "compare": 2, "report": 2,
+    }  # fmt: skip
+    assert (jobs["train_branch"], jobs["train_branches"]) == (3 * len(one_by_one) * cascades, variants * cascades)

@@ -1,0 +1,108 @@
+"""What the docs tell a user to write, written and run: own images, network and checkpoint; an own head, recipe and policy."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import made_up_datasets as made_up
+import numpy as np
+import polars as pl
+import torch
+import yaml
+from conftest import REPOSITORY, copied_repository, planned, run_snakemake
+
+from calex import images
+from calex.files import read_json
+
+TINY = REPOSITORY / "tests/tiny.yaml"
+
+
+def section(file: str, title: str) -> str:
+    """The text below a heading, up to the next of its rank."""
+    return (REPOSITORY / file).read_text(encoding="utf-8").split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The fenced blocks of a text that are in a language, without the indent of the list that they stand in."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```$", text, re.DOTALL | re.MULTILINE)
+    return [re.sub(f"^{indent}", "", block, flags=re.MULTILINE) for indent, block in found]
+
+
+def write(path: Path, content: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def test_images_a_network_and_a_checkpoint_of_ones_own(tmp_path: Path) -> None:
+    """README's blocks as they stand; a second file makes them quick."""
+    text = section("README.md", "Your own data and network")
+    (network,), (photos, backbone) = blocks(text, "python"), blocks(text, "yaml")
+    made_up.image_folder(tmp_path / "photos")
+    write(tmp_path / "my_network.py", network)
+    scope: dict[str, Any] = {}
+    exec(network, scope)
+    torch.manual_seed(0)
+    weights = scope["build"](2).state_dict()
+    torch.save(weights, tmp_path / "my_network.pt")
+    shutil.copytree(REPOSITORY / "config", tmp_path / "config")
+    mine = write(tmp_path / "mine.yaml", photos.replace("backbones: [resnet18]", "backbones: [mine]") + backbone)
+    assert "[mine]" in mine.read_text()
+    branch = {"recipe": {"epochs": 1, "batch_size": 8}, "head": {"prototypes": 4}}
+    brief = {
+        "seeds": [0], "device": "cpu", "datasets": {"photos": {"source": {"val": 8}}}, "methods": {"calexnet": branch, "reference": branch},
+        "policies": {"cpm_survivors": {"steps": 3}, "cpm_full": {"steps": 3}},
+    }  # fmt: skip
+    done = run_snakemake(
+        tmp_path, "results/pareto_photos.html", "--cores", "2", config=[mine, write(tmp_path / "brief.yaml", brief)]
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert {"calexnet", "reference"} <= set(re.findall(r"\w+", (tmp_path / "results/pareto_photos.html").read_text()))
+    dataset = images.load(tmp_path / "results/photos/images.npz")
+    assert dataset.images.shape == (48, 64, 64, 3) and dataset.names.tolist() == ["cat", "dog"]
+    assert np.bincount(dataset.split).tolist() == [16, 8, 24]
+    about = read_json(tmp_path / "results/photos/mine/backbone.json")
+    assert (about["network"], about["history"], about["trained_on"]) == ("my_network:build", [], ["train"])
+    assert about["transform"] == {"size": 64, **yaml.safe_load(backbone)["backbones"]["mine"]["normalisation"]}
+    assert about["parameters"] == sum(tensor.numel() for name, tensor in weights.items() if re.search("weight|bias", name))
+    taps = read_json(tmp_path / "results/photos/mine/taps.json")["taps"]
+    assert [(tap["name"], tap["shape"]) for tap in taps] == [("stage1", [32, 8, 8]), ("stage2", [64, 8, 8])]
+    points = pl.read_parquet(tmp_path / "results/points_photos.parquet")
+    assert set(points["method"]) == {"backbone", "calexnet", "reference"} and set(points["backbone"]) == {"mine"}
+
+
+def test_a_head_a_recipe_and_a_policy_are_a_file_and_a_line_each(tiny: Path, tmp_path: Path) -> None:
+    text = section("config/README.md", "A method of your own")
+    files, (lines,) = re.findall(r"^`(calex/\w+/\w+\.py)`", text, re.MULTILINE), blocks(text, "yaml")
+    assert [Path(file).parts[1] for file in files] == ["heads", "recipes", "policies"]
+    own = shutil.copytree(tiny, tmp_path / "own")
+    copy = copied_repository(tmp_path / "copy")
+    for file, code in zip(files, blocks(text, "python"), strict=True):
+        assert not (copy / file).exists()
+        write(copy / file, code)
+    mine = write(tmp_path / "mine.yaml", lines)
+    brief = {"methods": {"supervised": {"recipe": {"epochs": 2}}}, "policies": {"equal_shares": {"steps": 5}}}
+    report, config = "results/pareto_digits.html", [TINY, mine, write(tmp_path / "brief.yaml", brief)]
+
+    # What was finished stays: only the new method's jobs run, and those that put all side by side.
+    expected = {"train_branches": 1, "calibrate": 1, "evaluate": 2, "pareto": 1, "compare": 1, "report": 1}
+    assert planned(run_snakemake(own, report, "-n", config=config, repository=copy).stdout) == expected
+    before = pl.read_parquet(own / "results/points_digits.parquet")
+    done = run_snakemake(own, report, "--cores", "2", config=config, repository=copy)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+    points = pl.read_parquet(own / "results/points_digits.parquet")
+    new = points.filter(pl.col("method") == "supervised")
+    assert points.filter(pl.col("method") != "supervised").drop("on_front").equals(before.drop("on_front"))
+    assert set(new["policy"]) == {"equal_shares", "oracle"} and set(new["split"]) == {"val", "test"}
+    swept = new.filter((pl.col("policy") == "equal_shares") & (pl.col("split") == "val")).sort("point")
+    shares = [yaml.safe_load(parameters)["share"] for parameters in swept["parameters"]]
+    assert shares == [1 - step / 5 for step in range(6)]
+    # Of 397 images branch 1 lets such a share go; nothing else of the report has changed its place.
+    for share, gone in zip(shares, swept["exit_share"].list.first(), strict=True):
+        assert abs(gone - share) < 0.1
+    assert swept["exit_share"].list.last().to_list()[0] == 0 and swept["exit_share"].list.last().to_list()[-1] == 1
+    assert "supervised" in (own / report).read_text(encoding="utf-8")
