@@ -65,13 +65,13 @@ def test_memory_is_that_of_a_process_of_its_own(tmp_path):
 
 @LINUX
 def test_the_peak_sees_memory_that_was_given_back(tmp_path, monkeypatch):
-    """Faults injected: an epoch that for a moment holds 300 MB more."""
+    """Faults injected: an epoch that for a moment holds 300 MB more than the most before it."""
     made(tmp_path, 600)
     plain = memory.peak(tmp_path, 1, "cpu")
     epoch = memory.Thinned.epoch
 
     def greedy(self, number):
-        held = np.ones(300 << 20, np.uint8)
+        held = np.ones(int(plain - memory.anonymous()) + (300 << 20), np.uint8)
         time.sleep(0.1)
         del held
         return epoch(self, number)

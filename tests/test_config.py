@@ -42,6 +42,17 @@ def test_the_shipped_config_is_valid_and_complete() -> None:
     }
 
 
+@pytest.mark.parametrize("path", [path.name for path in (REPOSITORY / "config").glob("*.yaml") if path.name != "config.yaml"])
+def test_the_shipped_studies_lie_over_the_shipped_config(path: str) -> None:
+    """A study tries every method equally often: its settings are all that its curve may choose among."""
+    layers = [config.read_yaml(REPOSITORY / "config" / name) for name in ("config.yaml", path)]
+    full = config.validated(config.merged(layers), config.read_yaml(SCHEMA), path)
+    for dataset in layers[1]["datasets"]:
+        methods = [full["methods"][name] for name in full["datasets"][dataset]["methods"]]
+        assert len({len(method["variants"]) for method in methods}) == 1
+        assert len({variant["recipe"]["epochs"] for method in methods for variant in method["variants"].values()}) == 1
+
+
 def test_defaults_do_not_touch_the_given_config(tiny_config: dict[str, Any]) -> None:
     before = yaml.safe_dump(tiny_config)
     checked(tiny_config)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from calex import devices
 from calex.benchmarks import Bench, Row, Skipped, row
 from calex.benchmarks._stores import CLASSES, TAP, layout_of, made
 from calex.benchmarks.training import HEAD, RECIPE, TARGET
@@ -60,7 +61,7 @@ def own_process(folder: Path, bench: Bench) -> float:
 
 def peak(folder: Path, threads: int, device: str) -> float:
     """Bytes: the most anonymous memory of this process, looked at every few milliseconds while an epoch streams."""
-    torch.set_num_threads(threads)
+    devices.claim(device, threads)
     found, done = [anonymous()], threading.Event()
 
     def watch() -> None:
