@@ -204,15 +204,20 @@ def _modules(model: nn.Module, taps: Sequence[str]) -> list[nn.Module]:
 
 
 @contextmanager
-def tapping(model: nn.Module, taps: Sequence[str], pool: int | None) -> Iterator[list[torch.Tensor]]:
-    """Inside the block, each forward pass leaves the pooled outputs of the taps in the yielded list, in order."""
+def tapping(
+    model: nn.Module, taps: Sequence[str], pool: int | None, dtype: torch.dtype | None = None
+) -> Iterator[list[torch.Tensor]]:
+    """Inside the block, each forward pass leaves the pooled outputs of the taps in the yielded list, in order.
+
+    dtype: what they are left in; None as they are computed.
+    """
     caught: list[torch.Tensor] = [torch.empty(0)] * len(taps)
 
     def catcher(position: int) -> Any:
         def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
             tap = pooled(output, pool)
             # The next module may work in place, and what it overwrites is the tap.
-            caught[position] = tap.clone() if tap is output else tap
+            caught[position] = tap.to(dtype or tap.dtype, copy=tap is output)
 
         return hook
 

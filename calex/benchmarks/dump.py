@@ -87,7 +87,7 @@ def dump(
 ) -> None:
     """A store of these images, as `cache-features` makes it."""
     writer = Dump(folder, "train", layout, labels, index, {"taps": TAPS})
-    with writer, backbones.tapping(model, TAPS, POOL) as caught:
+    with writer, backbones.tapping(model, TAPS, POOL, getattr(torch, layout.precision)) as caught:
         transform = TRANSFORM | {"size": images.shape[1]}
         forward = Forward(
             model, caught, layout.taps, CLASSES, layout.precision, transform, {}, BATCH, "float32", device

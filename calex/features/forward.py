@@ -27,7 +27,7 @@ def view_key(seed: int, view: int) -> int:
 class Forward:
     """A frozen network with its taps hooked, ready to turn images into what a store holds.
 
-    model: on its device, in channels_last. caught: the list that `backbones.tapping` fills. shapes: (C, H, W) of
+    model: on its device, in channels_last. caught: the list that `backbones.tapping` fills, best in `dtype`. shapes: (C, H, W) of
     each tap; dtype: NumPy's, of the stored taps. transform: `to_input`'s size, mean and std; shifts: `augment`'s,
     drawn by seed for every view but the first.
     """
@@ -73,7 +73,7 @@ class Forward:
                 logits = self.model(inputs.contiguous(memory_format=torch.channels_last))
             cuda = self.device.type == "cuda"  # copies elsewhere are not waited for below
             for whole, tap in zip(taps, self.caught, strict=True):
-                whole[part].copy_(tap.to(self.dtype) if cuda else tap, non_blocking=cuda)
+                whole[part].copy_(tap, non_blocking=cuda)
             log_softmax[part].copy_(logits.float().log_softmax(1), non_blocking=cuda)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)

@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
     views_said = f"{views} view{'s' * (views > 1)} in {compute}"
     say(f"{label}: {len(index)} images, {views_said}, {layout.bytes / 1e6:.1f} MB, on {devices.describe(device)}")
     dump = Dump(args.out, args.split, layout, dataset.labels[index], index, provenance)
-    with dump, backbones.tapping(model, names, measured["pool"]) as caught:
+    with dump, backbones.tapping(model, names, measured["pool"], getattr(torch, layout.precision)) as caught:
         forward = Forward(
             model, caught, layout.taps, layout.classes, layout.precision, about["transform"], about["augment"],
             chosen["batch_size"], compute, device, chosen["order_seed"],
