@@ -170,6 +170,9 @@ def _check_names(config: dict[str, Any]) -> None:
             recipe = variant["recipe"]["name"]
             recipes.check_target(recipe, variant["target"]["name"], f"{where}.target")
             recipes.check_score(recipe, variant["score"], f"{where}.score")
+            for entry in method["policies"]:
+                if (score := config["policies"][entry]["score"]) in SCORES:  # what is no score is told below
+                    recipes.check_score(recipe, score, f"{where}.policies: {entry}: score")
             recipes.check_weighting(recipe, variant["weighting"]["name"], f"{where}.weighting")
         config["methods"][name] = {"policies": method["policies"], "variants": variants}
     for name, policy in config["policies"].items():

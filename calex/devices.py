@@ -61,8 +61,9 @@ def keep_memory() -> None:
     """
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        for parameter in (M_MMAP_THRESHOLD, M_TRIM_THRESHOLD):
-            mallopt(parameter, 1 << 30)
+        # Some versions take no more than 32 MB here; where neither is taken, the other must stay as it is.
+        if any(mallopt(M_MMAP_THRESHOLD, size) for size in (1 << 30, 32 << 20)):
+            mallopt(M_TRIM_THRESHOLD, 1 << 30)
 
 
 def describe(device: torch.device) -> str:

@@ -102,7 +102,10 @@ def _imports(file: Path, content: bytes, root: Path, own: str | None) -> Iterato
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            above = file.parents[node.level - 1].relative_to(root).parts if 0 < node.level < len(file.parents) else ()
+            folder = file.parents[min(node.level, len(file.parents)) - 1] if node.level else root
+            if not folder.is_relative_to(root):  # more dots than there are packages: Python refuses it too
+                raise CalexError(f"{file}, line {node.lineno}: the import goes beyond its package; mend the network's module")
+            above = folder.relative_to(root).parts
             module = ".".join([*above, *filter(None, [node.module])])
             names = [module, *(f"{module}.{alias.name}".lstrip(".") for alias in node.names)]
         else:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from calex import networks, plugins
+from calex.errors import CalexError
 from calex.plugins import PACKAGE
 
 # Which key of a config block names a plugin of which kind.
@@ -62,7 +63,10 @@ def _imported(file: Path) -> Iterator[Path]:
 
 def _above(file: Path, level: int) -> tuple[str, ...]:
     """The package that the dots of `from ..x import y` mean; none for an import without dots."""
-    return file.parents[level - 1].relative_to(PACKAGE.parent).parts if level else ()
+    folder = file.parents[level - 1] if level else PACKAGE.parent
+    if not folder.is_relative_to(PACKAGE.parent):
+        raise CalexError(f"{file}: an import goes beyond the package; mend the file")
+    return folder.relative_to(PACKAGE.parent).parts
 
 
 def closure(files: list[Path]) -> list[Path]:

@@ -35,7 +35,10 @@ def apart(labels: np.ndarray, holdout: float) -> tuple[np.ndarray, np.ndarray]:
     everyone = np.arange(len(labels))
     if holdout == 0:
         return everyone, everyone
-    kept = held_out(labels, holdout) == SPLITS.index("val")
+    try:
+        kept = held_out(labels, holdout) == SPLITS.index("val")
+    except CalexError:
+        raise CalexError(f"head_holdout: {holdout} of {len(labels)} training images leaves a class out; raise it") from None
     return everyone[~kept], everyone[kept]
 
 

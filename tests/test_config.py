@@ -205,3 +205,14 @@ def test_an_infinity_that_means_something_travels_as_a_word(given: object) -> No
     assert '"sharpness":"inf"' in canonical_json(block)
     assert plugins.complete("weightings", block, "weighting") == block
     assert plugins.options_of(block)["sharpness"] == math.inf
+
+
+def test_a_policy_asks_no_method_for_a_score_that_its_exits_do_not_hold(tiny_config: dict[str, Any]) -> None:
+    tiny_config["policies"]["sure"] = {"name": "cpm", "score": "confidence"}
+    tiny_config["methods"]["reference"] |= {
+        "recipe": {"name": "ztw"}, "target": {"name": "labels"}, "score": "margin", "policies": ["sure"],
+    }  # fmt: skip
+    with pytest.raises(
+        CalexError, match=r"methods\.reference\.policies: sure: score: the recipe 'ztw' gives no score 'confidence'"
+    ):
+        checked(tiny_config)

@@ -156,6 +156,27 @@ def test_another_dump_does_not_take_up_the_leftover(tmp_path):
     assert hashes(tmp_path / "dump") == hashes(tmp_path / "truth")
 
 
+def test_other_code_does_not_take_up_the_leftover_but_makes_the_same_manifest(tmp_path):
+    data = features(SMALL)
+
+    def begun(folder, code):
+        return Dump(folder, "train", SMALL, data.labels, data.index, PROVENANCE, code=code)
+
+    with begun(tmp_path, ["before"]) as first:
+        for view, chunk, start, stop in list(first.pending())[:3]:
+            first.write(view, chunk, [tap[view, start:stop] for tap in data.taps], data.log_softmax[view, start:stop])
+    with begun(tmp_path, ["before"]) as again:
+        assert len(list(again.pending())) < 2 * SMALL.chunks
+    with begun(tmp_path, ["after"]) as other:
+        assert len(list(other.pending())) == 2 * SMALL.chunks
+        for view, chunk, start, stop in other.pending():
+            other.write(view, chunk, [tap[view, start:stop] for tap in data.taps], data.log_softmax[view, start:stop])
+        other.finish()
+    dump(tmp_path / "truth", SMALL)
+    assert hashes(tmp_path) | hashes(tmp_path / "truth") == hashes(tmp_path)
+    assert not list(tmp_path.glob(".*.partial"))
+
+
 def test_two_dumps_cannot_meet(tmp_path):
     data = features(SMALL)
     with (

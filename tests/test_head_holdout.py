@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calex import images
+from calex.errors import CalexError
 from calex.features.store import open_store
 from calex.files import read_json
 from calex.splitting import apart
@@ -32,6 +33,11 @@ def test_both_parts_are_whole_disjoint_and_in_proportion(counts: list[int], hold
 def test_without_a_share_both_get_everything() -> None:
     learned, kept = apart(np.array([0, 1, 1, 0]), 0.0)
     assert learned.tolist() == kept.tolist() == [0, 1, 2, 3]
+
+
+def test_a_share_that_leaves_a_class_out_names_its_key() -> None:
+    with pytest.raises(CalexError, match=r"head_holdout: 0\.01 of 100 training images leaves a class out; raise it"):
+        apart(np.repeat(np.arange(5), 20), 0.01)
 
 
 @pytest.fixture(scope="module")

@@ -355,3 +355,12 @@ def test_drawing_by_weights_leaves_losses_as_they_are():
     drawn, unweighted = branch(), branch()
     assert train(drawn, features, weights, epochs=2, importance="draw") == train(unweighted, features, epochs=2)
     assert [each is weights for each in asked] == [True, True, False, False]
+
+
+def test_mean_and_most_have_the_gradients_of_autograd():
+    together = load("heads", "prototype").MeanAndMost.apply
+    values = torch.rand(3, 2, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert torch.autograd.gradcheck(together, values)
+    mean, most = together(values)
+    torch.testing.assert_close(mean, values.mean(-1))
+    torch.testing.assert_close(most, values.amax(-1))

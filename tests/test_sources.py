@@ -76,6 +76,11 @@ def test_relative_imports_are_followed_too(package: Path, code: str, found: set[
     assert closure(package, code) - {"__init__.py"} == (found | {"heads/mine.py"}) - {"__init__.py"}
 
 
+def test_more_dots_than_packages_is_one_line(package: Path) -> None:
+    with pytest.raises(CalexError, match=r"mine\.py: an import goes beyond the package"):
+        closure(package, "from ..... import thing")
+
+
 def test_what_an_editor_leaves_behind_is_not_read(package: Path) -> None:
     for name in ("mine.py.bak", "mine.py~", "mine.pyc", "mine.orig"):
         (package / "heads" / name).write_text("x")

@@ -46,6 +46,8 @@ class Dump:
         mixes two of them. `dataset_fingerprint` and `backbone_fingerprint` are what `open_store` compares, `taps`
         (a list of names) is what errors call the taps.
     threads: writers; as many chunks again may wait for one, and no more are held in memory.
+    code: hashes of the code that computes the chunks. A killed dump goes on only under the same code; the store does not
+        say which it was, because code that computes the same is the same.
     Raises CalexError when another dump of the split is running or the disk has too little room.
     """
 
@@ -58,6 +60,7 @@ class Dump:
         index: np.ndarray,
         provenance: dict[str, Any],
         threads: int = 2,
+        code: Sequence[str] = (),
     ):
         self.folder, self.split, self.layout, self.provenance = Path(folder), split, layout, provenance
         self.labels, self.index = np.asarray(labels, np.int64), np.asarray(index, np.int64)
@@ -68,7 +71,8 @@ class Dump:
             raise CalexError(f"labels: {self.labels.min()} to {self.labels.max()}, expected 0 to {layout.classes - 1}")
         identity = canonical_json({"split": split, "layout": layout.to_json(), "provenance": provenance})
         self.fingerprint = sha256(identity.encode(), self.labels, self.index)
-        self.partial = self.folder / f".{split}.zarr.{self.fingerprint[:16]}.partial"
+        attempt = sha256(self.fingerprint.encode(), *(part.encode() for part in code))
+        self.partial = self.folder / f".{split}.zarr.{attempt[:16]}.partial"
         self.store, self.journal = self.partial / "store.zarr", self.partial / "journal.jsonl"
         self.final, self.manifest = self.folder / f"{split}.zarr", self.folder / f"{split}.json"
         self.entries: dict[str, Entry] = {}

@@ -7,6 +7,7 @@ by mean and by maximum, and the plain channel averages are added to them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -47,8 +48,27 @@ def together(cores: Sequence[PrototypePooling], feature_map: torch.Tensor) -> li
     bias = torch.cat([core.prototypes.bias for core in cores])  # type: ignore[misc]
     affinity = F.conv2d(normal, weight / first.temperature, bias / first.temperature).unflatten(1, (len(cores), -1))
     share = affinity.softmax(dim=2) if first.assignment == "softmax" else affinity.relu()
-    mean, most, average = share.mean((3, 4)), share.amax((3, 4)), normal.mean((2, 3))
+    mean, most = MeanAndMost.apply(share.flatten(3))
+    average = normal.mean((2, 3))
     return [torch.cat((mean[:, n], most[:, n], average), dim=1) for n in range(len(cores))]
+
+
+class MeanAndMost(torch.autograd.Function):
+    """The mean and the maximum over the last axis, with both gradients written in one pass: apart, as autograd does it,
+    they cost more than the rest of the head. Every place that holds the maximum gets the maximum's gradient."""
+
+    @staticmethod
+    def forward(context: Any, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        most = values.amax(-1)
+        context.save_for_backward(values, most)
+        return values.mean(-1), most
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        values, most = context.saved_tensors
+        of_mean, of_most = gradients
+        everywhere = (of_mean / values.shape[-1]).unsqueeze(-1)
+        return torch.where(values == most.unsqueeze(-1), everywhere + of_most.unsqueeze(-1), everywhere)
 
 
 def build(channels: int, height: int, width: int, **options: object) -> nn.Module:

@@ -16,8 +16,8 @@ from calex.recipes._fit import Epochs, fit
 
 JOINT = False
 
-# epochs over the training images. batch_size in images. learning_rate: Adam's, its peak; it decays to 0 as a
-# cosine. weight_decay: decoupled (AdamW).
+# epochs over the training images. batch_size in images. learning_rate: AdamW's, its peak; it decays to 0 as
+# a cosine. weight_decay: AdamW's, decoupled.
 # importance: `weigh` multiplies an image's loss by its weight, `draw` shows it so much more often.
 OPTIONS = {"epochs": 30, "batch_size": 128, "learning_rate": 0.01, "weight_decay": 0.0001, "importance": "weigh"}
 CHOICES = {"importance": ["weigh", "draw"]}

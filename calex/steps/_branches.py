@@ -58,7 +58,9 @@ def write(
     train = stores["train"]
     # Beside the weights and not in exits: another machine is no reason for later steps to see another file. One key,
     # because safetensors keeps no order of several.
-    made = canonical_json({"device": devices.describe(device), "threads": threads, "torch": torch.__version__})
+    made = canonical_json(
+        {"device": devices.describe(device), "device_type": device.type, "threads": threads, "torch": torch.__version__}
+    )
     for number, (k, branch) in enumerate(zip(numbers, cascade.cpu().branches, strict=True)):
         head, confidence_head = branch.flops()  # type: ignore[operator]
         arrays = exits.content(

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 import zarr
 
-from calex import __version__, backbones, devices, images, networks, settings, splitting
+from calex import __version__, backbones, devices, images, networks, settings, splitting, transform
 from calex.errors import CalexError
+from calex.features import forward as forwarding
 from calex.features.forward import AGREEMENT_IMAGES, Forward
 from calex.features.layout import Layout
 from calex.features.writer import Dump
@@ -79,6 +80,7 @@ def run(args: argparse.Namespace) -> None:
         "dataset_fingerprint": dataset.fingerprint,
         "backbone_fingerprint": about["fingerprint"],
         "network": about["network"],
+        "network_sources": about.get("network_sources", {}),
         "stem": about["stem"],
         "taps": names,
         "pool": measured["pool"],
@@ -92,13 +94,15 @@ def run(args: argparse.Namespace) -> None:
         "batch_size": chosen["batch_size"],
         "compute": compute,
         "device": devices.describe(device),
+        "device_type": device.type,
         "threads": args.threads,
         "versions": {"calex": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__, "zarr": zarr.__version__},
     }  # fmt: skip
     label = f"cache-features {args.split}"
     views_said = f"{views} view{'s' * (views > 1)} in {compute}"
     say(f"{label}: {len(index)} images, {views_said}, {layout.bytes / 1e6:.1f} MB, on {devices.describe(device)}")
-    dump = Dump(args.out, args.split, layout, dataset.labels[index], index, provenance)
+    code = [sha256(Path(str(module.__file__)).read_bytes()) for module in (backbones, forwarding, transform)]
+    dump = Dump(args.out, args.split, layout, dataset.labels[index], index, provenance, code=code)
     with dump, backbones.tapping(model, names, measured["pool"], getattr(torch, layout.precision)) as caught:
         forward = Forward(
             model, caught, layout.taps, layout.classes, layout.precision, about["transform"], about["augment"],

@@ -90,7 +90,7 @@ def description(
     fingerprints: dict[str, str] = {}
     splits: dict[str, int] = {}
     versions: dict[str, str] = {}
-    devices = {each["device"] for each in made if "device" in each}
+    kinds = {each["device"]: each.get("device_type", "cpu") for each in made if "device" in each}
     torches = {each["torch"] for each in made if "torch" in each}
     threads: dict[str, set[int]] = {"train_branch": {each["threads"] for each in made if "threads" in each}}
     for folder in folders:
@@ -106,7 +106,7 @@ def description(
         fingerprints[folder.name] = trained["fingerprint"]
         splits = {split: manifest["layout"]["images"] for split, manifest in manifests.items()}
         versions |= cached["versions"]
-        devices |= {trained["device"], cached["device"]}
+        kinds |= {said["device"]: said.get("device_type", "cpu") for said in (trained, cached)}
         torches |= {said["torch"] for said in (trained, cached["versions"]) if "torch" in said}
         for step, said in (("train_backbone", trained), ("cache_features", cached)):
             threads.setdefault(step, set()).update({said["threads"]} if "threads" in said else ())
@@ -119,12 +119,12 @@ def description(
             "device": trained["device"],
         }
     versions |= {name: importlib.metadata.version(name) for name in ("numpy", "polars", "altair", "scikit-learn")}
-    gpus = {device for device in devices if "NVIDIA" in device or "AMD Instinct" in device}
+    gpus = {device for device, kind in kinds.items() if kind != "cpu"}
     return {
         "dataset": chosen["name"],
         "seeds": chosen["config"]["seeds"],
         "versions": versions | {"calex": __version__, "python": platform.python_version(), "torch": several(torches)},
-        "hardware": {"cpu": several(devices - gpus), "gpu": several(gpus)},
+        "hardware": {"cpu": several(set(kinds) - gpus), "gpu": several(gpus)},
         "threads": {step: several(counts) for step, counts in threads.items() if counts},
         "fingerprints": {"dataset": trained["dataset"], "backbones": fingerprints},
         "splits": splits,

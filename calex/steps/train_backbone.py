@@ -130,7 +130,9 @@ def finish(
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     strange = next((name for name, tensor in weights.items() if not torch.isfinite(tensor).all()), None)
     if strange is not None:
-        raise CalexError(f"{label}: {strange} is not finite after training; lower training.learning_rate, or set training.compute: float32")
+        raise CalexError(
+            f"{label}: {strange} is not finite after training; lower training.learning_rate, or set training.compute: float32"
+        )
     with replacing(out) as partial:
         partial.write_bytes(save(weights))  # `save_file` would let nobody else read it
     write_json(
@@ -145,6 +147,7 @@ def finish(
             "dataset": dataset.fingerprint,
             "fingerprint": sha256(out.read_bytes()),
             "device": devices.describe(device),
+            "device_type": device.type,
             "torch": torch.__version__,
         },
     )

@@ -19,7 +19,7 @@ rule benchmark:
         # Not params: another device or thread count is no reason to compute again.
         device=config["device"],
         torch_threads=config["threads"]["benchmark"],
-        folder=f"--folder {config['benchmarks']['folder']}" if config["benchmarks"]["folder"] else "",
+        folder=f"--folder {shlex.quote(config['benchmarks']['folder'])}" if config["benchmarks"]["folder"] else "",
     params:
         settings=settings("benchmark"),
         sources=source_hashes("benchmark"),

@@ -27,7 +27,7 @@ rule train_branch:
         "../../environment.yml"
     threads: config["threads"]["train_branch"]
     resources:
-        mem_mb=8000,
+        mem_mb=6000 + 2 * config["features"]["memory_mb"],
         runtime=240,
         gpu=GPU,
         # Not params: another device or thread count is no reason to compute again.
@@ -73,7 +73,7 @@ for count in BRANCH_COUNTS:
             "../../environment.yml"
         threads: config["threads"]["train_branch"]
         resources:
-            mem_mb=8000,
+            mem_mb=6000 + 2 * config["features"]["memory_mb"],
             runtime=720,
             gpu=GPU,
             # Not params: another device or thread count is no reason to compute again.

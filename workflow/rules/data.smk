@@ -80,7 +80,7 @@ rule train_backbone:
     params:
         settings=settings("train_backbone"),
         sources=source_hashes("train_backbone"),
-        checkpoint=lambda w, input: f"--checkpoint {input.checkpoint}" if input.checkpoint else "",
+        checkpoint=lambda w, input: f"--checkpoint {shlex.quote(input.checkpoint)}" if input.checkpoint else "",
     message:
         "{wildcards.dataset} {wildcards.backbone}: training the backbone"
     shell:
