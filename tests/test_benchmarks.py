@@ -270,5 +270,7 @@ def test_a_quote_that_is_not_text_is_refused(tmp_path, capsys):
 
 def test_the_readme_has_its_marks():
     readme = (Path(__file__).parents[1] / "README.md").read_text()
-    for name in ("benchmarks.md", "sizes.md"):
+    for name in ("benchmarks.md", "sizes.md", "pareto_digits.md"):
         assert "quoted" in quote.quoted(readme, name, "quoted", "README.md")
+        between = readme.split(f"<!-- begin {name} -->")[1].split(f"<!-- end {name} -->")[0]
+        assert between.count("\n| ") > 3, f"{name} is not quoted in the README"
