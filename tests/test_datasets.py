@@ -185,7 +185,7 @@ def test_an_archive_needs_its_published_checksum(archive: Path) -> None:
 
 
 def hostile(kind: str) -> tarfile.TarInfo:
-    member = tarfile.TarInfo({"up": "a/../../out", "absolute": "/tmp/out"}.get(kind, "cifar-100-python/train"))
+    member = tarfile.TarInfo({"up": "a/../../out", "absolute": "/elsewhere/out"}.get(kind, "cifar-100-python/train"))
     if kind in ("symbolic", "hard"):
         member.type = tarfile.SYMTYPE if kind == "symbolic" else tarfile.LNKTYPE
         member.linkname = "/etc/passwd"
