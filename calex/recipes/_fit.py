@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from calex import plugins
 from calex.errors import CalexError
 from calex.progress import say, track
 
@@ -18,6 +19,17 @@ class Epochs(Protocol):
     def __len__(self) -> int: ...
 
     def epoch(self, number: int) -> Iterable[Any]: ...
+
+
+def summed(target: dict[str, Any]) -> Callable[[Iterable[torch.Tensor], Any], torch.Tensor]:
+    """A loss of the logits (B, classes) of several exits for a batch: the target's, summed over exits, mean over images."""
+    loss_of, options = plugins.load("targets", target["name"]).losses, plugins.options_of(target)
+
+    def loss(all_logits: Iterable[torch.Tensor], batch: Any) -> torch.Tensor:
+        each = [loss_of(logits, batch.log_softmax, batch.labels, **options) for logits in all_logits]
+        return torch.stack(each).sum(0).mean()
+
+    return loss
 
 
 def rate(schedule: str, at: float, epochs: int, milestone: int = 0) -> float:

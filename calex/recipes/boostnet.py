@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 
-from calex import plugins
 from calex.branches import Answer, Cascade, Classifier, seeded
 from calex.cost import Costs
-from calex.recipes._fit import Epochs, fit
+from calex.recipes._fit import Epochs, fit, summed
 
 JOINT = True
 SCORES = ["max_softmax", "margin", "entropy"]
@@ -76,12 +75,10 @@ def train(
     label: str,
 ) -> list[float]:
     """Minimise Σ_n of the target's loss of f_n + stopgrad(t·F_{n−1}), over all branches at once."""
-    loss_of, target_options = plugins.load("targets", target["name"]).losses, plugins.options_of(target)
+    loss_of = summed(target)
     cascade.to(device).train()
 
     def loss(batch: Any) -> torch.Tensor:
-        said = cascade([tap.float() for tap in batch.taps])
-        each = [loss_of(logits, batch.log_softmax, batch.labels, **target_options) for logits, _ in said]
-        return torch.stack(each).sum(0).mean()
+        return loss_of([logits for logits, _ in cascade([tap.float() for tap in batch.taps])], batch)
 
     return fit(cascade.parameters(), loader, loss, label, **{key: settings[key] for key in settings if key != "boost"})

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from calex import plugins
 from calex.branches import Answer, Cascade, Classifier, seeded
 from calex.cost import Costs
 from calex.features.loader import Batch, Loader
-from calex.recipes._fit import fit
+from calex.recipes._fit import fit, summed
 
 JOINT = True
 SCORES = ["max_softmax", "margin", "entropy"]
@@ -156,22 +155,17 @@ def train(
     label: str,
 ) -> list[float]:
     """Minimise the sum over branches of the target's loss, then the same over ensembles; returns both phases' losses."""
-    loss_of, target_options = plugins.load("targets", target["name"]).losses, plugins.options_of(target)
+    loss_of = summed(target)
     cascade.to(device).train()
-
-    def summed(all_logits: list[torch.Tensor], batch: Any) -> torch.Tensor:
-        each = [loss_of(logits, batch.log_softmax, batch.labels, **target_options) for logits in all_logits]
-        return torch.stack(each).sum(0).mean()
-
     mixed = [parameter for branch in cascade.branches for parameter in branch.ensemble.parameters()]  # type: ignore[union-attr]
     chained = [parameter for parameter in cascade.parameters() if not any(parameter is other for other in mixed)]
     first = {key: value for key, value in settings.items() if not key.startswith("ensemble_")}
     second = {key: settings[f"ensemble_{key}"] for key in ("epochs", "batch_size", "learning_rate")}
     history = fit(
-        chained, loader, lambda batch: summed(cascade.logits([tap.float() for tap in batch.taps]), batch), label, **first
+        chained, loader, lambda batch: loss_of(cascade.logits([tap.float() for tap in batch.taps]), batch), label, **first
     )
     memory = remembered(cascade, loader, second["batch_size"], 1000 * seed)
     return history + fit(
-        mixed, memory, lambda batch: summed(cascade.ensembles(batch.taps[0]), batch), f"{label}, ensembles",
+        mixed, memory, lambda batch: loss_of(cascade.ensembles(batch.taps[0]), batch), f"{label}, ensembles",
         weight_decay=0.0, schedule="constant", prefix="ensemble_", **second,
     )  # fmt: skip
