@@ -141,11 +141,19 @@ def _check_names(config: dict[str, Any]) -> None:
         for key in ("backbones", "methods"):
             for entry in dataset[key]:
                 _known(entry, config[key], f"{where}.{key}")
+        for entry in dataset["ours"]:
+            _known(entry, dataset["methods"], f"{where}.ours")
         for entry in dataset["backbones"]:
             if dataset["head_holdout"] and config["backbones"][entry]["checkpoint"] is not None:
                 raise CalexError(
                     f"{where}.head_holdout: the backbone '{entry}' is a checkpoint, which may have seen every image; set it to 0"
                 )
+    trained = {
+        f"results/{name}/{entry}/backbone.safetensors"
+        for name, dataset in config["datasets"].items()
+        for entry in dataset["backbones"]
+        if config["backbones"][entry]["checkpoint"] is None
+    }
     for name, backbone in config["backbones"].items():
         if networks.is_own(backbone["network"]):
             try:
@@ -153,7 +161,7 @@ def _check_names(config: dict[str, Any]) -> None:
             except CalexError as error:
                 raise CalexError(f"backbones.{name}.{error}") from None
         checkpoint = backbone["checkpoint"]
-        if checkpoint is not None and not Path(checkpoint).is_file():
+        if checkpoint is not None and checkpoint not in trained and not Path(checkpoint).is_file():
             raise CalexError(
                 f"backbones.{name}.checkpoint: no such file '{checkpoint}'; give the path of the weights, or null to train"
             )

@@ -17,6 +17,7 @@ SCHEMA = {
     "budget": pl.Float64,
     "method": pl.String,
     "policy": pl.String,
+    "ours": pl.Int64,
     "ours_method": pl.String,
     "ours_policy": pl.String,
     "n": pl.Int64,

@@ -80,10 +80,14 @@ def cascades(config: dict[str, Any], dataset: str) -> list[Cascade]:
     ]
 
 
-def ours(config: dict[str, Any], dataset: str) -> dict[str, str]:
-    """The curve that all others are compared with: the first policy of the first method that a dataset lists."""
-    method = config["datasets"][dataset]["methods"][0]
-    return {"method": method, "policy": config["methods"][method]["policies"][0]}
+def ours(config: dict[str, Any], dataset: str) -> list[dict[str, str]]:
+    """The curves that all others are compared with: the methods that a dataset calls `ours`, by default the first that
+    it lists, each with the first of its policies."""
+    entry = config["datasets"][dataset]
+    return [
+        {"method": method, "policy": config["methods"][method]["policies"][0]}
+        for method in entry["ours"] or entry["methods"][:1]
+    ]
 
 
 def exits(config: dict[str, Any], dataset: str) -> list[str]:

@@ -58,6 +58,7 @@ def paired_with(ours: tuple[str, str], points: pl.DataFrame, half: float = 0.012
     difference = pl.when(whole).then(pl.col("mean") - pl.col("ours_accuracy"))
     return rows.select(
         *("dataset", "backbone", "budget", "method", "policy"),
+        ours=pl.lit(0),
         ours_method=pl.lit(ours[0]),
         ours_policy=pl.lit(ours[1]),
         n=pl.lit(points.filter(pl.col("split") == "test")["n"].max(), pl.Int64),

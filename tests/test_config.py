@@ -42,15 +42,40 @@ def test_the_shipped_config_is_valid_and_complete() -> None:
     }
 
 
-@pytest.mark.parametrize("path", [path.name for path in (REPOSITORY / "config").glob("*.yaml") if path.name != "config.yaml"])
-def test_the_shipped_studies_lie_over_the_shipped_config(path: str) -> None:
-    """A study tries every method equally often: its settings are all that its curve may choose among."""
-    layers = [config.read_yaml(REPOSITORY / "config" / name) for name in ("config.yaml", path)]
-    full = config.validated(config.merged(layers), config.read_yaml(SCHEMA), path)
-    for dataset in layers[1]["datasets"]:
-        methods = [full["methods"][name] for name in full["datasets"][dataset]["methods"]]
-        assert len({len(method["variants"]) for method in methods}) == 1
-        assert len({variant["recipe"]["epochs"] for method in methods for variant in method["variants"].values()}) == 1
+def study(*names: str) -> dict[str, Any]:
+    layers = [config.read_yaml(REPOSITORY / "config" / name) for name in ("config.yaml", *names)]
+    return config.validated(config.merged(layers), config.read_yaml(SCHEMA), names[-1])
+
+
+def test_the_study_tries_every_method_equally_often() -> None:
+    """Its settings are all that a method's curve may choose among."""
+    full = study("fashion_mnist.yaml")
+    methods = [full["methods"][name] for name in full["datasets"]["fashion_mnist"]["methods"]]
+    assert len({len(method["variants"]) for method in methods}) == 1
+    assert len({variant["recipe"]["epochs"] for method in methods for variant in method["variants"].values()}) == 1
+
+
+def test_a_factor_is_one_changed_option() -> None:
+    full = study("fashion_mnist.yaml", "fashion_mnist_factors.yaml")
+
+    def options(method: str) -> dict[str, Any]:
+        (variant,) = full["methods"][method]["variants"].values()
+        return {
+            f"{block}.{key}": value
+            for block, content in variant.items()
+            for key, value in (content.items() if isinstance(content, dict) else [("", content)])
+        }
+
+    base, *others = full["datasets"]["fashion_mnist_factors"]["methods"]
+    assert base == "base"
+    for other in others:
+        blocks = {key.split(".")[0] for key, value in (options(other).items() ^ options(base).items())}
+        changed = {key for key, value in options(other).items() if options(base).get(key, value) != value}
+        # A block of another name has other options: then the name is what changed.
+        assert len(blocks) == 1 and (len(changed) == 1 or f"{blocks.pop()}.name" in changed), other
+    assert (
+        full["datasets"]["fashion_mnist_holdout"]["head_holdout"] > 0 and full["datasets"]["fashion_mnist_views"]["views"] > 1
+    )
 
 
 def test_defaults_do_not_touch_the_given_config(tiny_config: dict[str, Any]) -> None:
@@ -91,6 +116,12 @@ def test_defaults_do_not_touch_the_given_config(tiny_config: dict[str, Any]) -> 
         ("policies.cpm_full.score", 3, "policies.cpm_full.score: 3 is not of type 'string', 'null'"),
         ("policies.oracle", {"name": "cpm"}, "policies.oracle: this name is taken"),
         ("methods.Calex", {}, "methods: 'Calex' is no name"),
+        ("datasets.digits.ours", ["calexnat"], "datasets.digits.ours: unknown name 'calexnat', did you mean 'calexnet'?"),
+        (
+            "backbones.resnet18.checkpoint",
+            "results/digits/resnet50/backbone.safetensors",
+            "backbones.resnet18.checkpoint: no such file 'results/digits/resnet50/backbone.safetensors'; give the path of the",
+        ),
         ("seeds", [], "seeds: [] should be non-empty"),
         ("device", "gpu", "device: unknown value 'gpu'; use auto, cpu, mps, cuda or cuda:N"),
         ("device", "cuda:", "device: unknown value 'cuda:'"),
@@ -131,6 +162,12 @@ def test_what_does_not_fit_is_one_line(tiny_config: dict[str, Any], path: str, v
     message = str(caught.value)
     assert message.startswith(f"mine.yaml: {said}"), message
     assert "\n" not in message
+
+
+def test_a_checkpoint_may_be_what_the_workflow_trains(tiny_config: dict[str, Any]) -> None:
+    trained = "results/digits/resnet18/backbone.safetensors"
+    tiny_config["backbones"]["same"] = {**tiny_config["backbones"]["resnet18"], "checkpoint": trained}
+    assert checked(tiny_config)["backbones"]["same"]["checkpoint"] == trained
 
 
 def test_a_file_that_is_no_yaml_is_named(tmp_path: Path) -> None:

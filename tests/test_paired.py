@@ -139,9 +139,9 @@ def evaluated(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def compared(folder: Path) -> pl.DataFrame:
-    out = folder / "out" / "paired.parquet"
-    compare.run(argparse.Namespace(results=folder, points=folder / "points.parquet", settings={"ours": OURS}, out=out))
+def compared(folder: Path, *ours: dict[str, str]) -> pl.DataFrame:
+    out, settings = folder / "out" / "paired.parquet", {"ours": list(ours or [OURS])}
+    compare.run(argparse.Namespace(results=folder, points=folder / "points.parquet", settings=settings, out=out))
     return pl.read_parquet(out)
 
 
@@ -191,10 +191,22 @@ def test_the_order_of_the_table_does_not_matter(evaluated):
     assert compared(evaluated).equals(before)
 
 
+def test_several_curves_of_ours_are_compared_with_all_others_and_with_one_another(evaluated):
+    rival = {"method": "rival", "policy": "p"}
+    both = compared(evaluated, OURS, rival)
+    assert both.filter(pl.col("ours") == 0).equals(compared(evaluated, OURS))
+    second = both.filter(pl.col("ours") == 1)
+    assert second.drop("ours").equals(compared(evaluated, rival).drop("ours"))
+    there = both.filter((pl.col("ours") == 0) & (pl.col("method") == "rival") & (pl.col("policy") == "p"))
+    back = second.filter(pl.col("method") == "ours")
+    assert there["difference"].to_list() == pytest.approx([-value for value in back["difference"]])
+    assert there["low"].to_list() == pytest.approx([-value for value in back["high"]])
+
+
 def refused(folder: Path, said: str, ours: dict[str, str] = OURS) -> None:
     out = folder / "paired.parquet"
     done = run_calex(
-        "compare", "--results", folder, "--points", folder / "points.parquet", "--settings", json.dumps({"ours": ours}),
+        "compare", "--results", folder, "--points", folder / "points.parquet", "--settings", json.dumps({"ours": [ours]}),
         "--out", out,
     )  # fmt: skip
     assert done.returncode == 2

@@ -90,3 +90,14 @@ def test_the_workflow_trains_every_variant_and_pools_them_in_one_report(tmp_path
     # One policy each and the oracle, which has no thresholds.
     assert jobs["calibrate"] == 3
     assert jobs["evaluate"] == 6
+
+
+def test_ours_is_the_first_method_unless_the_dataset_says_otherwise():
+    methods = {"a": {"policies": ["p", "q"]}, "b": {"policies": ["q", "p"]}}
+    entry = {"methods": ["a", "b"], "ours": []}
+    assert plan.ours({"datasets": {"d": entry}, "methods": methods}, "d") == [{"method": "a", "policy": "p"}]
+    entry = {"methods": ["a", "b"], "ours": ["b", "a"]}
+    assert plan.ours({"datasets": {"d": entry}, "methods": methods}, "d") == [
+        {"method": "b", "policy": "q"},
+        {"method": "a", "policy": "p"},
+    ]

@@ -237,6 +237,20 @@ def test_the_table_has_the_difference_beside_each_curve_and_so_has_the_markdown(
     assert rows[5].startswith("| calexnet |") and rows[5].count("<br>") == 5
 
 
+def test_the_text_speaks_of_each_of_ours_and_the_table_of_the_first(points):
+    first, second = paired_with(("reference", "cpm_survivors"), points), paired_with(("calexnet", "cpm_survivors"), points)
+    both = pl.concat([second.with_columns(ours=pl.lit(1, pl.Int64)), first])
+    made, alone = build(points, RUN, both), build(points, RUN, first)
+    assert made.svg == alone.svg and made.md.startswith(alone.md)
+    read = text_of(made.html)
+    assert read.index("What the comparison says of reference") < read.index("What the comparison says of calexnet")
+    added = made.md.removeprefix(alone.md)
+    assert added.startswith(
+        "\nWhat the comparison says of calexnet:\n\n- Does it match or exceed the others? calexnet was compared"
+    )
+    assert "\n- Are its gains largest at FLOPs reductions of 30–70%?" in added and "\n- Do seeds agree?" in added
+
+
 def test_where_no_value_is_there_none_is_filled_in(points):
     paired = paired_with(("reference", "cpm_survivors"), points)
     gone = pl.when(pl.col("budget") != 0.4)

@@ -1,4 +1,4 @@
-"""Compare every curve with ours on the same test images: {dataset}/paired.parquet, differences with 95 % intervals.
+"""Compare every curve with each of ours on the same test images: {dataset}/paired.parquet, differences with 95 % intervals.
 
 At each budget both curves are deployed at the point that validation images choose. Where a curve has no point for
 some seed there is no value.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, required=True, help="the folder of all results, with the exits in it")
     parser.add_argument("--points", type=Path, required=True, help="every operating point, as `pareto` writes it (.parquet)")
     parser.add_argument(
-        "--settings", type=settings.parse, required=True, help='JSON: {"ours": {"method", "policy"}}, whom to compare with'
+        "--settings", type=settings.parse, required=True, help='JSON: {"ours": [{"method", "policy"}, …]}, whom to compare with'
     )
     parser.add_argument("--out", type=Path, required=True, help="the table to write (.parquet)")
 
@@ -64,8 +65,8 @@ class Answers:
         return found
 
 
-def table(points: pl.DataFrame, ours: dict[str, str], answers: Answers) -> pl.DataFrame:
-    """One row a backbone, budget and curve other than ours: `paired.SCHEMA`."""
+def table(points: pl.DataFrame, ours: list[dict[str, str]], answers: Answers) -> pl.DataFrame:
+    """One row a backbone, budget, curve of ours and curve other than that: `paired.SCHEMA`."""
     methods = points.filter((pl.col("method") != "backbone") & (pl.col("policy") != "oracle"))
     found = []
     for (backbone, budget), chosen in pareto.at_budgets(methods, pareto.BUDGETS).group_by("backbone", "budget"):
@@ -73,15 +74,18 @@ def table(points: pl.DataFrame, ours: dict[str, str], answers: Answers) -> pl.Da
             curve: {row["seed"]: row for row in rows.iter_rows(named=True)}
             for curve, rows in chosen.group_by("method", "policy")
         }
-        mine = curves.pop((ours["method"], ours["policy"]), None)
-        if mine is None:
-            raise CalexError(f"--settings: ours: no points of {ours['method']} · {ours['policy']} with {backbone}; evaluate it")
-        for (method, policy), theirs in curves.items():
+        for (place, one), ((method, policy), theirs) in product(enumerate(ours), curves.items()):
+            if (mine := curves.get((one["method"], one["policy"]))) is None:
+                raise CalexError(
+                    f"--settings: ours: no points of {one['method']} · {one['policy']} with {backbone}; evaluate it"
+                )
+            if theirs is mine:
+                continue
             asked = sorted(set(mine) | set(theirs))
             both = [seed for seed in asked if all(seed in c and c[seed]["point"] is not None for c in (mine, theirs))]
             row: dict[str, Any] = {
                 "dataset": chosen["dataset"][0], "backbone": backbone, "budget": budget, "method": method, "policy": policy,
-                "ours_method": ours["method"], "ours_policy": ours["policy"], "seeds": len(both), "of": len(asked),
+                "ours": place, "ours_method": one["method"], "ours_policy": one["policy"], "seeds": len(both), "of": len(asked),
             }  # fmt: skip
             if both == asked:
                 right = [np.stack([answers.right(curve[seed]) for seed in both]) for curve in (theirs, mine)]
@@ -89,8 +93,8 @@ def table(points: pl.DataFrame, ours: dict[str, str], answers: Answers) -> pl.Da
                 row |= {"accuracy": right[0].mean(), "ours_accuracy": right[1].mean(), "difference": difference.mean}
                 row |= {"low": difference.low, "high": difference.high}
             found.append(row)
-    order = ["backbone", "method", "policy", "budget"]
-    return pl.DataFrame(found, schema=paired.SCHEMA).sort(order, descending=[False, False, False, True])
+    order = ["backbone", "ours", "method", "policy", "budget"]
+    return pl.DataFrame(found, schema=paired.SCHEMA).sort(order, descending=[False, False, False, False, True])
 
 
 def run(args: argparse.Namespace) -> None:
@@ -103,7 +107,5 @@ def run(args: argparse.Namespace) -> None:
         found.write_parquet(partial)
     apart = found.filter((pl.col("low") > 0) | (pl.col("high") < 0))
     empty = found["difference"].null_count()
-    say(
-        f"compare {args.settings['ours']['method']} · {args.settings['ours']['policy']}: {len(found)} comparisons, "
-        f"{len(apart)} intervals without 0, {empty} without a value"
-    )
+    names = " and ".join(f"{one['method']} · {one['policy']}" for one in args.settings["ours"])
+    say(f"compare {names}: {len(found)} comparisons, {len(apart)} intervals without 0, {empty} without a value")

@@ -113,7 +113,7 @@ def settings_of(rule_name, wildcards):
             dataset, "input_size", "augment", "training", "head_holdout"
         )
     if rule_name == "cache_features":
-        return part(features, "views", "precision", "codec", "compute", "batch_size", "order_seed")
+        return part(dataset, "views") | part(features, "precision", "codec", "compute", "batch_size", "order_seed")
     if rule_name == "train_branch":
         return part(method, "recipe", "head", "target", "shared_core", "correct") | part(features, "memory_mb")
     if rule_name == "train_branches":
