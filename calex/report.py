@@ -42,16 +42,7 @@ class Report:
 
 def read_points(path: str | Path) -> pl.DataFrame:
     """The table of operating points, or a `CalexError` that says what is wrong with it."""
-    try:
-        points = pl.read_parquet(path)
-    except pl.exceptions.PolarsError as error:
-        raise CalexError(f"{path}: not a readable Parquet file ({_first_line(error)}); rerun the step `pareto`") from None
-    if missing := [name for name in MARKED if name not in points.columns]:
-        raise CalexError(f"{path}: no column {listed(missing)}; this is not a table of operating points as `pareto` writes it")
-    try:
-        points = points.select(MARKED.keys()).cast(MARKED)  # type: ignore[arg-type]
-    except pl.exceptions.PolarsError as error:
-        raise CalexError(f"{path}: a column has the wrong type ({_first_line(error)}); rerun the step `pareto`") from None
+    points = read_parquet(path, MARKED)
     check(points, str(path))
     return points
 
@@ -89,10 +80,6 @@ def check(points: pl.DataFrame, source: str) -> None:
             f"{source}: {_name(row)} has accuracy {row['accuracy']} at flops_fraction {row['flops_fraction']}; "
             "expected an accuracy in [0, 1] and a positive, finite cost"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _name(row: dict[str, Any]) -> str:

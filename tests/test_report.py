@@ -493,9 +493,9 @@ def test_the_step_writes_five_files_and_leaves_nothing_else(tmp_path, points, re
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda p: b"PAR1 and no more", "not a readable Parquet file"),
-        (lambda p: p.drop("exit_share", "seed"), "no column seed and exit_share"),
-        (lambda p: p.with_columns(accuracy=pl.lit("high")), "a column has the wrong type"),
+        (lambda p: b"PAR1 and no more", "points.parquet: damaged (parquet: File out of specification"),
+        (lambda p: p.drop("exit_share", "seed"), "has no column 'seed'"),
+        (lambda p: p.with_columns(accuracy=pl.lit("high")), "column 'accuracy' is String, not Float64"),
         (lambda p: p.clear(), "this table has no rows"),
         (lambda p: pl.concat([p, p.with_columns(dataset=pl.lit("cinic10"))]), "this table has cinic10 and digits"),
         (lambda p: p.filter(pl.col("method") == "backbone"), "no operating points but the backbone's"),
