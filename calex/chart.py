@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from calex.headline import percent
-from calex.pareto import area, curve_on_grid, fronts, over_seeds
+from calex.pareto import BUDGETS, area, curve_on_grid, fronts, over_seeds
 
 # Each has a contrast of at least 3:1 on white and on the page's dark ground; shapes tell them apart as well.
 COLOURS = (
@@ -24,7 +24,7 @@ COLOURS = (
     *("#6d8f2a", "#6a7fa8", "#b0608a", "#4f8f8a"),
 )
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left")
-DASHES: tuple[list[int], ...] = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4], [1, 4])
+DASHES: tuple[list[int], ...] = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 4], [1, 4], [8, 3, 2, 3, 2, 3])
 GREY = "#7a828c"
 # More methods than this are not all in colour at first: that many, and the rest in grey until they are chosen.
 MOST_METHODS = 5
@@ -157,12 +157,12 @@ def oracles(points: pl.DataFrame, names: pl.DataFrame) -> pl.DataFrame:
 
 
 def focus(curves: pl.DataFrame, around: list[float]) -> tuple[float, float]:
-    """The accuracies worth a close look: from where the curves are at a cost of 0.4, up to the best of `around`.
+    """The accuracies worth a close look: from where the curves are at the least budget of the tables, up to the best.
 
-    A curve counts at 0.4 or, if it starts later, where it starts. The lowest quarter of the curves does not
-    set the view: one failed method must not flatten the others into a line.
+    A curve counts there or, if it starts later, where it starts. The lowest quarter of the curves does not set
+    the view: one failed method must not flatten the others into a line. All of `around` is in it.
     """
-    at = pl.col("low").filter(pl.col("budget") <= 0.4).last()
+    at = pl.col("low").filter(pl.col("budget") <= min(BUDGETS)).last()
     starts = curves.sort("budget").group_by("curve").agg(pl.coalesce(at, pl.col("low").first()), top=pl.col("high").max())
     top = max([*starts["top"], *around], default=1.0)
     usual = starts["low"].quantile(0.25, interpolation="lower")
@@ -192,11 +192,17 @@ class Shown:
     @property
     def accuracies(self) -> tuple[list[float], list[float]]:
         """The limits of the vertical axis: for a close look (see `focus`), and for the whole."""
-        low, high = focus(self.curves, [*self.backbone["accuracy"], *self.oracles["accuracy"]])
+        low, high = focus(self.curves, [*self.backbone["accuracy"]])
+        with_oracles = focus(self.curves, [*self.backbone["accuracy"], *self.oracles["accuracy"]])
+        # Oracles far above everything would leave the curves the foot of the view: then they are seen in the whole.
+        if with_oracles[1] - high <= 0.5 * (high - low):
+            low, high = with_oracles
+        top = max(high, with_oracles[1])
         bottom = min([low, *self.curves["low"], *self.marks["accuracy"]])
-        bottom -= 0.04 * (high - bottom)
-        near = bottom if high - bottom <= 1.6 * (high - low) else low  # a look that is hardly closer is none
-        return [near, high], [bottom, high]
+        bottom -= 0.04 * (top - bottom)
+        if top - bottom <= 1.6 * (high - low):  # a look that is hardly closer is none
+            low, high = bottom, top
+        return [low, high], [bottom, top]
 
 
 def collect(points: pl.DataFrame, names: pl.DataFrame) -> Shown:
@@ -286,6 +292,7 @@ def lower_view(shown: Shown, look: Look) -> alt.LayerChart | alt.FacetChart:
     x_scale, y_scale = alt.Scale(domain=shown.costs, nice=False), alt.Scale(domain=whole, nice=False)
     spot = (alt.X("flops_fraction:Q", axis=x_axis, scale=x_scale), alt.Y("accuracy:Q", axis=y_axis, scale=y_scale))
     best, backbone = alt.Chart(shown.oracles), alt.Chart(shown.backbone)
+    dearest = alt.Chart(shown.oracles.sort("flops_fraction")[-1:])
     return alt.layer(
         alt.Chart(shown.curves)
         .mark_line(interpolate="step-after", strokeWidth=1.2)
@@ -300,6 +307,7 @@ def lower_view(shown: Shown, look: Look) -> alt.LayerChart | alt.FacetChart:
         backbone.mark_rule(stroke=GREY, strokeDash=[4, 4]).encode(spot[1]),
         backbone.mark_point(filled=True, shape="circle", size=30, fill=GREY, stroke=GREY).encode(*spot),
         best.mark_point(shape="diamond", filled=False, size=36, strokeWidth=1.2).encode(*spot, color=look.colour),
+        dearest.mark_text(text="oracle", align="left", dx=9, dy=1, fill=GREY, fontSize=10).encode(*spot),
     )
 
 

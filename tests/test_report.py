@@ -13,7 +13,7 @@ import pytest
 from made_up_points import RUN, operating_points, paired_with
 
 from calex.__main__ import main
-from calex.chart import COLOURS, MOST_ROWS, chart, in_colour, real, spec, styles
+from calex.chart import COLOURS, MOST_ROWS, Shown, chart, in_colour, real, spec, styles
 from calex.errors import CalexError
 from calex.headline import against_each, gains, headline, stability, tied
 from calex.pareto import BUDGETS, at_budgets
@@ -412,6 +412,18 @@ def test_the_chart_covers_the_whole_range(points):
     lower = drawn["vconcat"][1]["layer"][0]["encoding"]
     assert lower["y"]["scale"]["domain"][0] <= min(row["low"] for row in rows if "low" in row)
     assert lower["x"]["scale"]["domain"][0] < 0.29 and lower["x"]["scale"]["domain"][1] > 1.03
+
+
+@pytest.mark.parametrize(("oracle", "close"), [(0.935, True), (0.96, False)])
+def test_an_oracle_far_above_does_not_squash_the_curves(oracle, close):
+    budget = [0.2, 0.3, 0.5, 1.0]
+    accuracy = [0.6, 0.9, 0.92, 0.925]
+    curves = pl.DataFrame({"curve": "a", "budget": budget, "mean": accuracy, "low": accuracy, "high": accuracy})
+    spot = pl.DataFrame({"accuracy": [0.926], "flops_fraction": [1.0]})
+    above = pl.DataFrame({"accuracy": [oracle], "flops_fraction": [0.3]})
+    (low, high), (bottom, top) = Shown(curves, spot, above, spot).accuracies
+    assert bottom < 0.6 and top > oracle, "the whole has everything"
+    assert 0.85 < low < 0.9 and (high > oracle) == close, "a close look begins where the curve is at the least budget"
 
 
 def test_the_chart_stays_small_however_many_points_there_are():
