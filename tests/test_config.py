@@ -105,7 +105,7 @@ def test_defaults_do_not_touch_the_given_config(tiny_config: dict[str, Any]) -> 
         (
             "methods.calexnet.target",
             {"name": "kl", "temperature": "hot"},
-            "methods.calexnet.target.temperature: expected something like 4.0",
+            "methods.calexnet.target.temperature: expected something like 1.0",
         ),
         (
             "policies.cpm_full.population",

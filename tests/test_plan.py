@@ -73,7 +73,7 @@ def test_each_value_of_a_list_is_checked() -> None:
     content = yaml.safe_load((REPOSITORY / "tests/tiny.yaml").read_text())
     content["methods"]["calexnet"]["target"]["temperature"] = [4.0, "hot"]
     schema = config.read_yaml(REPOSITORY / "workflow/schemas/config.schema.yaml")
-    with pytest.raises(CalexError, match=r"methods\.calexnet\.target\.temperature: expected something like 4\.0, got 'hot'"):
+    with pytest.raises(CalexError, match=r"methods\.calexnet\.target\.temperature: expected something like 1\.0, got 'hot'"):
         config.validated(content, schema, "mine.yaml")
 
 

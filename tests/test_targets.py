@@ -62,9 +62,9 @@ def test_distillation_by_hand():
     assert losses("kl", (student, teacher, torch.tensor([0])), temperature=2.0).item() == pytest.approx(0.1453631, abs=1e-6)
 
 
-def test_the_default_temperature_is_four():
+def test_the_default_temperature_is_one():
     batch = (torch.tensor([[1.0, 2.0, 0.5]]), torch.tensor([[3.0, 0.0, 1.0]]).log_softmax(1), torch.tensor([0]))
-    torch.testing.assert_close(losses("kl", batch), losses("kl", batch, temperature=4.0))
+    torch.testing.assert_close(losses("kl", batch), losses("kl", batch, temperature=1.0))
 
 
 @settings(deadline=None)

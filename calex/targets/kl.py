@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 # temperature: T, softens both sides.
-OPTIONS = {"temperature": 4.0}
+OPTIONS = {"temperature": 1.0}
 RANGES = {"temperature": "(0, inf)"}
 
 

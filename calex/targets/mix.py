@@ -7,7 +7,7 @@ import torch
 from calex.targets import kl, labels
 
 # alpha: the share of distillation. temperature: T of its softmax.
-OPTIONS = {"alpha": 0.5, "temperature": 4.0}
+OPTIONS = {"alpha": 0.5, "temperature": 1.0}
 RANGES = {"alpha": "[0, 1]", "temperature": "(0, inf)"}
 
 
