@@ -66,11 +66,6 @@ def validated(config: dict[str, Any], schema: dict[str, Any], where: str) -> dic
     return config
 
 
-def load(path: str | Path, schema: str | Path) -> dict[str, Any]:
-    """Read and validate a YAML file."""
-    return validated(read_yaml(path), read_yaml(schema), str(path))
-
-
 def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))

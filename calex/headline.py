@@ -28,6 +28,10 @@ def percent(share: float, digits: int = 0) -> str:
     return f"{100 * share:.{digits}f}%"
 
 
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def listed(names: Iterable[str]) -> str:
     """`a`, `a and b`, `a, b and c`."""
     *rest, last = names
@@ -155,8 +159,8 @@ def against_each(paired: pl.DataFrame, ours: str) -> list[str]:
     others, budgets = rows["curve"].n_unique(), rows["budget"].n_unique()
     missing = f", {number['without a value']} without a value for want of a point" if valued < len(found) else ""
     summary = (
-        f"{ours} was compared with {_number(others, 'other curve')} at {_number(budgets, 'budget')}, on the same "
-        f"{rows['n'][0]:,} test images and seeds: {_number(len(found), 'comparison')}{missing}. By their 95% intervals it is "
+        f"{ours} was compared with {counted(others, 'other curve')} at {counted(budgets, 'budget')}, on the same "
+        f"{rows['n'][0]:,} test images and seeds: {counted(len(found), 'comparison')}{missing}. By their 95% intervals it is "
         f"ahead in {number['ahead']}, behind in {number['behind']}, and undecided in {number['undecided']}, where 0 lies within "
         "the interval (which shows no equality). "
     )
@@ -166,7 +170,7 @@ def against_each(paired: pl.DataFrame, ours: str) -> list[str]:
         else "Nowhere is it shown to be behind. "
     )
     summary += (
-        f"Were there no differences at all, {0.05 * valued:.2g} of {_number(valued, 'interval')} would leave 0 out by chance "
+        f"Were there no differences at all, {0.05 * valued:.2g} of {counted(valued, 'interval')} would leave 0 out by chance "
         "in the mean; nothing is corrected for that."
     )
     pattern: dict[tuple[tuple[float, str], ...], list[str]] = {}
@@ -251,7 +255,7 @@ def stability(grid: pl.DataFrame, ours: str) -> list[str]:
     )
     orders = [tuple(rows["curve"]) for _, rows in means.group_by("seed", maintain_order=True)]
     left = grid["curve"].n_unique() - len(names)
-    without = f" ({_number(left, 'curve')} without such points left out)" if left else ""
+    without = f" ({counted(left, 'curve')} without such points left out)" if left else ""
     by = f"By mean test accuracy within {percent(first)} to 70% of the FLOPs, the {len(names)} curves{without}"
     if len(set(orders)) == 1:
         text = f"{by} stand in the same order for each of {seeds} seeds, {orders[0][0]} first"
@@ -260,7 +264,7 @@ def stability(grid: pl.DataFrame, ours: str) -> list[str]:
         who = (
             f"{leaders[0]} is first for each"
             if len(set(leaders)) == 1
-            else "first is " + listed(f"{name} for {_number(leaders.count(name), 'seed')}" for name in dict.fromkeys(leaders))
+            else "first is " + listed(f"{name} for {counted(leaders.count(name), 'seed')}" for name in dict.fromkeys(leaders))
         )
         text = f"{by} do not stand in the same order for each of {seeds} seeds; {who}"
     if ours in names and len(names) > 2:
@@ -282,7 +286,3 @@ def _points(share: float) -> str:
     """`+1.2`, `−0.3`, `0.0`."""
     text = f"{100 * share:+.1f}"
     return text.replace("-", "−") if float(text) else text[1:]
-
-
-def _number(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -9,7 +9,7 @@ from pathlib import Path
 import jinja2
 import vl_convert
 
-from calex.headline import listed, percent
+from calex.headline import counted, listed, percent
 
 
 @cache
@@ -29,10 +29,6 @@ def renumbered(svg: str) -> str:
     """The picture with its clip paths numbered from 0: Vega counts them per process, whatever it drew before."""
     numbers: dict[str, int] = {}
     return re.sub(r"\bclip\d+\b", lambda found: f"clip{numbers.setdefault(found[0], len(numbers))}", svg)
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def template(name: str) -> jinja2.Template:

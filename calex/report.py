@@ -18,8 +18,8 @@ from calex import paired as pairs
 from calex.chart import DASHES, chart, in_colour, legend_columns, real, spec, styles
 from calex.errors import CalexError
 from calex.files import read_parquet
-from calex.headline import against_each, gains, headline, listed, percent, stability, tied
-from calex.page import counted, gathered, renumbered, template
+from calex.headline import against_each, counted, gains, headline, listed, percent, stability, tied
+from calex.page import gathered, renumbered, template
 from calex.pareto import BUDGETS, POINT, area, at_budgets, curve_on_grid, fronts, over_seeds
 from calex.points import MARKED
 

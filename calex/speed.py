@@ -11,8 +11,8 @@ import polars as pl
 from calex.chart import COLOURS, GREY, spec
 from calex.errors import CalexError
 from calex.files import read_json
-from calex.headline import listed
-from calex.page import counted, template
+from calex.headline import counted, listed
+from calex.page import template
 
 # In the order of the data's way; others follow by name.
 QUESTIONS = {

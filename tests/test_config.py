@@ -28,7 +28,7 @@ def checked(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_shipped_config_is_valid_and_complete() -> None:
-    full = config.load(REPOSITORY / "config/config.yaml", SCHEMA)
+    full = checked(config.read_yaml(REPOSITORY / "config/config.yaml"))
     assert full["methods"]["calexnet"]["variants"]["default"]["target"] == {"name": "kl", "temperature": 4.0}
     assert full["methods"]["reference"]["variants"]["default"]["weighting"] == {"name": "uniform"}
     assert full["threads"] == {"train_backbone": 2, "cache_features": 2, "train_branch": 1, "benchmark": 2}
