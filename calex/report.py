@@ -98,7 +98,7 @@ def build(points: pl.DataFrame, run: dict[str, Any], paired: pl.DataFrame | None
         svg=svg,
         png=vl_convert.svg_to_png(svg, scale=2),
         csv=front_table(points).write_csv(),
-        md=markdown(points["dataset"][0], found),
+        md=markdown(points["dataset"][0], found, run),
     )
 
 
@@ -308,7 +308,7 @@ def tones(number: int) -> list[tuple[str, str]]:
     return [*found, ("#c8cdd3", "#1d2127")]
 
 
-def markdown(dataset: str, found: list[dict[str, Any]]) -> str:
+def markdown(dataset: str, found: list[dict[str, Any]], run: dict[str, Any]) -> str:
     """The table of accuracies within budgets and what it says, for pages that are not written here."""
     lines = []
     for section in found:
@@ -336,7 +336,20 @@ def markdown(dataset: str, found: list[dict[str, Any]]) -> str:
                 *(f"- Do seeds agree? {claim}" for claim in said["stability"]),
                 "",
             ]
-    return "\n".join(lines[:-1]) + "\n"
+    return "\n".join([*lines, *made(run)]).rstrip("\n") + "\n"
+
+
+def made(run: dict[str, Any]) -> list[str]:
+    """On what, with what and how the numbers came about."""
+    images = [f"{number:,} {split}" for split, number in run.get("splits", {}).items()]
+    said = [f"{listed(images)} images"] if images else []
+    if seeds := run.get("seeds"):
+        said.append(f"seed{'s' * (len(seeds) > 1)} {listed(map(str, seeds))}")
+    said += [kind for kind in run.get("hardware", {}).values() if kind]
+    said.append(", ".join(f"{name} {version}" for name, version in sorted(run.get("versions", {}).items())))
+    about = "; ".join(part for part in said if part)
+    command = f"Made by `{run['command']}`." if run.get("command") else ""
+    return [line for line in (f"{about}." if about else "", command) if line]
 
 
 def in_markdown(cell: dict[str, Any]) -> str:

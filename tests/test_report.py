@@ -237,10 +237,21 @@ def test_the_table_has_the_difference_beside_each_curve_and_so_has_the_markdown(
     assert rows[5].startswith("| calexnet |") and rows[5].count("<br>") == 5
 
 
+def test_the_markdown_says_on_what_and_with_what(points):
+    said = build(points, RUN).md.splitlines()[-3:]
+    assert said == [
+        "",
+        "1,000 train, 397 val and 400 test images; seeds 0, 1 and 2; Intel(R) Xeon(R) Processor @ 2.60GHz, 2 cores; "
+        "calex 0.1.0, numpy 2.3.1, polars 1.31.0, python 3.11.2, torch 2.7.1+cpu.",
+        "Made by `snakemake --cores all results/pareto_digits.html`.",
+    ]
+    assert build(points, {}).md.endswith("|\n"), "what is not known is not said"
+
+
 def test_the_text_speaks_of_each_of_ours_and_the_table_of_the_first(points):
     first, second = paired_with(("reference", "cpm_survivors"), points), paired_with(("calexnet", "cpm_survivors"), points)
     both = pl.concat([second.with_columns(ours=pl.lit(1, pl.Int64)), first])
-    made, alone = build(points, RUN, both), build(points, RUN, first)
+    made, alone = build(points, {}, both), build(points, {}, first)
     assert made.svg == alone.svg and made.md.startswith(alone.md)
     read = text_of(made.html)
     assert read.index("What the comparison says of reference") < read.index("What the comparison says of calexnet")
