@@ -52,21 +52,31 @@ ORACLE_TOOLTIP = {
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
 
 
-def styles(points: pl.DataFrame, ours: tuple[str, str] | None = None) -> pl.DataFrame:
-    """One row per drawn curve of one data set: method, policy, curve (its name), colour, shape, dash.
+def styles(points: pl.DataFrame, ours: Sequence[tuple[str, str]] = ()) -> pl.DataFrame:
+    """One row per drawn curve of one data set: method, policy, curve (its name), ours, colour, shape, dash.
 
     A method keeps its colour and shape over backbones, a policy its dashes over methods. The policy is part of
-    the name, and has dashes, only if some method has several. `ours`, the curve that the others are compared with, is
-    first.
+    the name, and has dashes, only if some method has several. `ours`, method and policy of the curves that the others
+    are compared with, come first, in that order.
     """
-    first = (pl.col(name) != pl.lit(value) for name, value in zip(("method", "policy"), ours or (None, None), strict=True))
-    pairs = real(points).select("method", "policy").unique().sort(next(first), "method", next(first), "policy")
+    leading = [list(dict.fromkeys(names)) for names in zip(*ours, strict=True)] or [[], []]
+
+    def place(name: str, first: list[str]) -> tuple[int, str]:
+        return (first.index(name) if name in first else len(first), name)
+
+    pairs = real(points).select("method", "policy").unique()
+    pairs = pl.DataFrame(
+        sorted(pairs.rows(), key=lambda pair: (place(pair[0], leading[0]), pair not in ours, place(pair[1], leading[1]))),
+        schema=pairs.schema,
+        orient="row",
+    )
     several = pairs["method"].is_duplicated().any()
     order = {method: i for i, method in enumerate(pairs["method"].unique(maintain_order=True))}
-    policies = sorted(set(pairs["policy"]), key=lambda policy: (ours is None or policy != ours[1], policy))
+    policies = sorted(set(pairs["policy"]), key=lambda policy: place(policy, leading[1]))
     rank = [policies.index(policy) if several else 0 for policy in pairs["policy"]]
     return pairs.with_columns(
         curve=pl.format("{} · {}", "method", "policy") if several else pl.col("method"),
+        ours=pl.Series([pair in ours for pair in pairs.rows()], dtype=pl.Boolean),
         colour=pl.col("method").replace_strict(
             {m: COLOURS[i % len(COLOURS)] for m, i in order.items()}, return_dtype=pl.String
         ),
@@ -259,7 +269,7 @@ def upper_view(shown: Shown, look: Look, frame: alt.Parameter) -> alt.LayerChart
         )
 
     curves, marks, best, backbone = (alt.Chart(data) for data in (shown.curves, shown.marks, shown.oracles, shown.backbone))
-    highest = alt.Chart(shown.oracles.sort("accuracy")[-1:])
+    highest = alt.Chart(shown.oracles.filter(pl.col("accuracy") <= shown.accuracies[0][1]).sort("accuracy")[-1:])
     spot = (x("flops_fraction"), y("accuracy"))
     return alt.layer(
         backbone.mark_rule(stroke=GREY, strokeDash=[4, 4], clip=True).encode(y("accuracy")),
@@ -374,8 +384,8 @@ def spec(
 
 
 def in_colour(methods: pl.DataFrame, names: pl.DataFrame) -> list[str]:
-    """The methods that are in colour at first: all if they are few, else the first of `names` and those with the
-    largest areas over budgets (a whole area before a partial one)."""
+    """The methods that are in colour at first: all if they are few, else ours (or the first of `names`) and those with
+    the largest areas over budgets (a whole area before a partial one)."""
     order = names["method"].unique(maintain_order=True).to_list()
     if len(order) <= MOST_METHODS:
         return []
@@ -386,7 +396,8 @@ def in_colour(methods: pl.DataFrame, names: pl.DataFrame) -> list[str]:
         .sort("covered", "area", "method", descending=[True, True, False], nulls_last=True)["method"]
         .unique(maintain_order=True)
     )
-    return [order[0], *(method for method in best if method != order[0])][:MOST_METHODS]
+    first = names.filter("ours")["method"].unique(maintain_order=True).to_list() or order[:1]
+    return [*first, *(method for method in best if method not in first)][: max(MOST_METHODS, len(first))]
 
 
 class Look:

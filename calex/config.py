@@ -133,11 +133,9 @@ def _check_names(config: dict[str, Any]) -> None:
     for name, dataset in config["datasets"].items():
         where = f"datasets.{name}"
         dataset["source"] = plugins.complete("datasets", dataset["source"], f"{where}.source")
-        for key in ("backbones", "methods"):
+        for key, section in (("backbones", "backbones"), ("methods", "methods"), ("ours", "methods")):
             for entry in dataset[key]:
-                _known(entry, config[key], f"{where}.{key}")
-        for entry in dataset["ours"]:
-            _known(entry, dataset["methods"], f"{where}.ours")
+                _known(entry, config[section], f"{where}.{key}")
         for entry in dataset["backbones"]:
             if dataset["head_holdout"] and config["backbones"][entry]["checkpoint"] is not None:
                 raise CalexError(

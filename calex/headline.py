@@ -131,7 +131,7 @@ def _retained(standings: Sequence[Standing], band: pl.DataFrame, backbone_accura
     )
 
 
-# What the paired comparison says of "ours", the curve that all others are measured against.
+# What the paired comparison says of one of "ours", the curves that all others are measured against.
 
 # FLOPs reductions in which the gains are told: least and most budget, what they are called.
 RANGES = ((0.3, 0.7, "at FLOPs reductions of 30–70%"), (0.7, 1.0, "below 30%"), (0.0, 0.3, "above 70%"))
@@ -145,10 +145,11 @@ def verdict(low: float | None, high: float | None) -> str:
     return VERDICTS[0] if high < 0 else VERDICTS[1] if low > 0 else VERDICTS[2]
 
 
-def against_each(paired: pl.DataFrame, ours: str) -> list[str]:
+def against_each(paired: pl.DataFrame, ours: str, left_out: bool = False) -> list[str]:
     """Where ours is ahead and where behind, and how many comparisons that took.
 
-    paired: one backbone's rows of `paired.SCHEMA` with the other curve's name as `curve`.
+    paired: one backbone's rows of `paired.SCHEMA` with the other curve's name as `curve`. left_out: whether curves of
+    ours are not among them.
     """
     rows = paired.sort("curve", "budget", descending=[False, True])
     found = [verdict(low, high) for low, high in rows.select("low", "high").iter_rows()]
@@ -158,8 +159,9 @@ def against_each(paired: pl.DataFrame, ours: str) -> list[str]:
         return [f"Nowhere do {ours} and another curve both have a point for every seed: nothing can be compared."]
     others, budgets = rows["curve"].n_unique(), rows["budget"].n_unique()
     missing = f", {number['without a value']} without a value for want of a point" if valued < len(found) else ""
+    whom = f"{counted(others, 'other curve')}{', none of them ours,' if left_out else ''}"
     summary = (
-        f"{ours} was compared with {counted(others, 'other curve')} at {counted(budgets, 'budget')}, on the same "
+        f"{ours} was compared with {whom} at {counted(budgets, 'budget')}, on the same "
         f"{rows['n'][0]:,} test images and seeds: {counted(len(found), 'comparison')}{missing}. By their 95% intervals it is "
         f"ahead in {number['ahead']}, behind in {number['behind']}, and undecided in {number['undecided']}, where 0 lies within "
         "the interval (which shows no equality). "

@@ -81,13 +81,11 @@ def cascades(config: dict[str, Any], dataset: str) -> list[Cascade]:
 
 
 def ours(config: dict[str, Any], dataset: str) -> list[dict[str, str]]:
-    """The curves that all others are compared with: the methods that a dataset calls `ours`, by default the first that
-    it lists, each with the first of its policies."""
+    """The curves that all others are compared with: what a dataset calls `ours` of the methods that it lists, by
+    default the first of them, each with the first of its policies."""
     entry = config["datasets"][dataset]
-    return [
-        {"method": method, "policy": config["methods"][method]["policies"][0]}
-        for method in entry["ours"] or entry["methods"][:1]
-    ]
+    methods = [method for method in entry["ours"] if method in entry["methods"]] or entry["methods"][:1]
+    return [{"method": method, "policy": config["methods"][method]["policies"][0]} for method in methods]
 
 
 def exits(config: dict[str, Any], dataset: str) -> list[str]:

@@ -47,7 +47,7 @@ def study(*names: str) -> dict[str, Any]:
     return config.validated(config.merged(layers), config.read_yaml(SCHEMA), names[-1])
 
 
-def test_the_study_tries_every_method_equally_often() -> None:
+def test_every_method_of_the_study_has_as_many_variants() -> None:
     """Its settings are all that a method's curve may choose among."""
     full = study("fashion_mnist.yaml")
     methods = [full["methods"][name] for name in full["datasets"]["fashion_mnist"]["methods"]]
@@ -73,9 +73,17 @@ def test_a_factor_is_one_changed_option() -> None:
         changed = {key for key, value in options(other).items() if options(base).get(key, value) != value}
         # A block of another name has other options: then the name is what changed.
         assert len(blocks) == 1 and (len(changed) == 1 or f"{blocks.pop()}.name" in changed), other
-    assert (
-        full["datasets"]["fashion_mnist_holdout"]["head_holdout"] > 0 and full["datasets"]["fashion_mnist_views"]["views"] > 1
+    # Else the three would not compare.
+    study_, factors, views, holdout = (
+        full["datasets"][f"fashion_mnist{end}"] for end in ("", "_factors", "_views", "_holdout")
     )
+    for dataset in (factors, views, holdout):
+        assert all(dataset[key] == study_[key] for key in ("source", "input_size", "augment"))
+    assert (views["views"], factors["views"], holdout["head_holdout"]) == (2, 1, 0.2)
+    assert holdout["training"] == study_["training"] and holdout["backbones"] == study_["backbones"]
+    same = full["backbones"]["resnet18_same"]
+    assert same | {"checkpoint": None} == full["backbones"]["resnet18_imagenet"]
+    assert factors["backbones"] == views["backbones"] == ["resnet18_same"]
 
 
 def test_defaults_do_not_touch_the_given_config(tiny_config: dict[str, Any]) -> None:

@@ -101,3 +101,15 @@ def test_ours_is_the_first_method_unless_the_dataset_says_otherwise():
         {"method": "b", "policy": "q"},
         {"method": "a", "policy": "p"},
     ]
+    entry = {"methods": ["b"], "ours": ["a"]}  # as an overlay leaves it that lists fewer methods
+    assert plan.ours({"datasets": {"d": entry}, "methods": methods}, "d") == [{"method": "b", "policy": "q"}]
+
+
+def test_a_backbone_may_take_what_another_entry_trains(tmp_path: Path) -> None:
+    content = yaml.safe_load((REPOSITORY / "tests/tiny.yaml").read_text())
+    trained = "results/digits/resnet18/backbone.safetensors"
+    content["backbones"]["same"] = {**content["backbones"]["resnet18"], "checkpoint": trained}
+    content["datasets"]["again"] = {**content["datasets"]["digits"], "backbones": ["same"]}
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    done = run_snakemake(tmp_path, "results/again/same/backbone.safetensors", "-n", config=[tmp_path / "mine.yaml"])
+    assert planned(done.stdout) == {"prepare_dataset": 2, "train_backbone": 2}

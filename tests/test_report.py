@@ -262,6 +262,20 @@ def test_the_text_speaks_of_each_of_ours_and_the_table_of_the_first(points):
     assert "\n- Are its gains largest at FLOPs reductions of 30–70%?" in added and "\n- Do seeds agree?" in added
 
 
+def test_ours_are_not_rivals_of_one_another():
+    points = operating_points({"a": 1.0, "b": 1.0, "rival": 0.9}, policies=("p", "q"))
+    both = pl.concat([paired_with((name, "p"), points).with_columns(ours=pl.lit(n, pl.Int64)) for n, name in enumerate("ab")])
+    read = text_of(build(points, {}, both).html)
+    for name in "ab":
+        assert f"{name} · p was compared with 2 other curves, none of them ours, at 5 budgets" in read
+        assert f"{name} · p gains over the 2 other curves" in read
+    assert "a · p ours" in read and "b · p ours" in read and "a · q ours" not in read
+    # Nobody else: then they are.
+    alone = points.filter(pl.col("method") != "rival")
+    read = text_of(build(alone, {}, both.filter(pl.col("method") != "rival")).html)
+    assert "a · p was compared with 3 other curves at 5 budgets" in read
+
+
 def test_where_no_value_is_there_none_is_filled_in(points):
     paired = paired_with(("reference", "cpm_survivors"), points)
     gone = pl.when(pl.col("budget") != 0.4)
@@ -448,7 +462,7 @@ def test_the_chart_stays_small_however_many_points_there_are():
 def test_of_many_methods_ours_and_the_best_are_in_colour_and_the_rest_grey():
     methods = {f"method{i}": 0.7 + 0.06 * i for i in range(9)}
     points = operating_points(methods, seeds=(0, 1), policies=("p", "q"))
-    names = styles(points, ("method2", "q"))
+    names = styles(points, [("method2", "q")])
     assert names.row(0)[:3] == ("method2", "q", "method2 · q")
     assert names.select("policy", "dash").unique().sort("dash").rows() == [("q", 0), ("p", 1)]
     drawn = spec([chart(points, names)])

@@ -122,7 +122,7 @@ rule compare:
         settings=lambda w: canonical_json({"ours": plan.ours(config, w.dataset)}),
         sources=source_hashes("compare"),
     message:
-        "{wildcards.dataset}: comparing every curve with the first one, image by image"
+        "{wildcards.dataset}: comparing every curve with each of ours, image by image"
     # The step finds the exits by the table of points: their paths would be too many for a command line.
     shell:
         "python -m calex compare --results results --points {input.points} --settings {params.settings:q} --out {output}"
