@@ -289,8 +289,8 @@ def upper_view(shown: Shown, look: Look, frame: alt.Parameter) -> alt.LayerChart
         # One name for all diamonds, above the highest: the rest follows from the shape.
         highest.mark_text(text="oracle", align="left", dx=-6, dy=-13, fill=GREY, clip=True).encode(*spot),
         backbone.mark_point(filled=True, shape="circle", size=70, fill=GREY, stroke=GREY, clip=True).encode(*spot),
-        # At the cheap end, where curves lie far below, and under the line: oracles lie above it.
-        backbone.mark_text(align="left", dy=11, fill=GREY, clip=True).encode(alt.XValue(6), y("accuracy"), alt.Text("label:N")),
+        # At the dear end and well under its point: there the curves are close to the line, and oracles above it.
+        backbone.mark_text(align="right", dx=6, dy=26, fill=GREY, clip=True).encode(*spot, alt.Text("label:N")),
     )
 
 
