@@ -284,9 +284,15 @@ def test_a_quote_that_is_not_text_is_refused(tmp_path, capsys):
     assert "not text in UTF-8" in capsys.readouterr().err
 
 
-def test_the_readme_has_its_marks():
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    for name in ("benchmarks.md", "sizes.md", "pareto_digits.md"):
-        assert "quoted" in quote.quoted(readme, name, "quoted", "README.md")
-        between = readme.split(f"<!-- begin {name} -->")[1].split(f"<!-- end {name} -->")[0]
-        assert between.count("\n| ") > 3, f"{name} is not quoted in the README"
+QUOTED = {
+    "README.md": ("benchmarks.md", "sizes.md", "pareto_digits.md", "pareto_fashion_mnist.md"),
+    "config/README.md": tuple(f"pareto_fashion_mnist_{part}.md" for part in ("factors", "views", "holdout")),
+}
+
+
+@pytest.mark.parametrize(("page", "name"), [(page, name) for page, names in QUOTED.items() for name in names])
+def test_what_a_page_quotes_stands_between_its_marks(page, name):
+    readme = (Path(__file__).parents[1] / page).read_text()
+    assert "quoted" in quote.quoted(readme, name, "quoted", page)
+    between = readme.split(f"<!-- begin {name} -->")[1].split(f"<!-- end {name} -->")[0]
+    assert between.count("\n| ") > 3, f"{name} is not quoted in {page}"
