@@ -302,7 +302,7 @@ def lower_view(shown: Shown, look: Look) -> alt.LayerChart | alt.FacetChart:
     x_scale, y_scale = alt.Scale(domain=shown.costs, nice=False), alt.Scale(domain=whole, nice=False)
     spot = (alt.X("flops_fraction:Q", axis=x_axis, scale=x_scale), alt.Y("accuracy:Q", axis=y_axis, scale=y_scale))
     best, backbone = alt.Chart(shown.oracles), alt.Chart(shown.backbone)
-    dearest = alt.Chart(shown.oracles.sort("flops_fraction")[-1:])
+    hidden = alt.Chart(shown.oracles.filter(pl.col("accuracy") > shown.accuracies[0][1]).sort("flops_fraction")[-1:])
     return alt.layer(
         alt.Chart(shown.curves)
         .mark_line(interpolate="step-after", strokeWidth=1.2)
@@ -317,7 +317,7 @@ def lower_view(shown: Shown, look: Look) -> alt.LayerChart | alt.FacetChart:
         backbone.mark_rule(stroke=GREY, strokeDash=[4, 4]).encode(spot[1]),
         backbone.mark_point(filled=True, shape="circle", size=30, fill=GREY, stroke=GREY).encode(*spot),
         best.mark_point(shape="diamond", filled=False, size=36, strokeWidth=1.2).encode(*spot, color=look.colour),
-        dearest.mark_text(text="oracle", align="left", dx=9, dy=1, fill=GREY, fontSize=10).encode(*spot),
+        hidden.mark_text(text="oracle", align="left", dx=9, dy=1, fill=GREY, fontSize=10).encode(*spot),
     )
 
 
