@@ -286,7 +286,7 @@ def test_a_quote_that_is_not_text_is_refused(tmp_path, capsys):
 
 QUOTED = {
     "README.md": ("benchmarks.md", "sizes.md", "pareto_digits.md", "pareto_fashion_mnist.md"),
-    "config/README.md": ("pareto_fashion_mnist_factors.md", "pareto_fashion_mnist_views.md"),
+    "config/README.md": tuple(f"pareto_fashion_mnist_{part}.md" for part in ("factors", "views", "holdout")),
 }
 
 
