@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 
@@ -41,20 +42,22 @@ def ends_a_stage(taps: Sequence[Tap], position: int) -> bool:
 def proposal(taps: Sequence[Tap], flops: int, targets: Sequence[float] = TARGETS) -> list[Tap]:
     """One tap a target, in the order of the pass: near its share of FLOPs, better a stage's end with a short name.
 
-    Of all such choices the one of the least total cost; empty when there are too few to choose from.
+    Of all such choices of different FLOPs the one of the least total cost; empty when there are too few to choose from.
     """
     places = [k for k, tap in enumerate(taps) if SENSIBLE[0] <= tap.flops / flops <= SENSIBLE[1]]
     shallowest = min((depth(taps[k].name) for k in places), default=0)
-    # best[n]: the least cost of the first n targets with what was seen so far, and the places chosen.
+    penalty = {
+        k: A_LEVEL_DEEPER * (depth(taps[k].name) - shallowest) + NOT_A_STAGE_END * (not ends_a_stage(taps, k)) for k in places
+    }
+    # Equal FLOPs are one map under several names. The best name is best for every target, so the others need no look.
+    names = (min(same, key=penalty.__getitem__) for _, same in itertools.groupby(places, key=lambda k: taps[k].flops))
+    # best[n]: the least cost of the first n targets with the maps seen so far, and the places chosen.
     best: list[tuple[float, list[int]] | None] = [(0.0, [])] + [None] * len(targets)
-    for k in places:
-        tap = taps[k]
-        penalty = A_LEVEL_DEEPER * (depth(tap.name) - shallowest) + NOT_A_STAGE_END * (not ends_a_stage(taps, k))
+    for k in names:
         for n in range(len(targets), 0, -1):
-            before = best[n - 1]
-            if before is None or (before[1] and taps[before[1][-1]].flops == tap.flops):  # the same map under two names
+            if (before := best[n - 1]) is None:
                 continue
-            cost = before[0] + abs(tap.flops / flops - targets[n - 1]) + penalty
+            cost = before[0] + abs(taps[k].flops / flops - targets[n - 1]) + penalty[k]
             if (chosen := best[n]) is None or cost < chosen[0]:
                 best[n] = (cost, [*before[1], k])
     return [taps[k] for k in best[-1][1]] if best[-1] else []

@@ -11,9 +11,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).parents[1]
 Snakemake = Callable[..., subprocess.CompletedProcess[str]]
+
+# Property tests: the same examples in every run, or as many times more new ones as EXPLORE says
+# (`pytest -m hypothesis --hypothesis-profile explore`).
+EXPLORE = 50
+settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=100)
+settings.register_profile("explore", deadline=None, max_examples=100 * EXPLORE, print_blob=True)
+settings.load_profile("fixed")
+
+
+def examples(number: int) -> settings:
+    """So many examples of a property test in the default run instead of 100, and in proportion under another profile."""
+    return settings(max_examples=number * settings.default.max_examples // 100)
 
 
 def run_snakemake(

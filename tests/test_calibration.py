@@ -8,7 +8,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from conftest import examples
+from hypothesis import example, given
 from hypothesis import strategies as st
 from made_up_exits import any_exits, exits, random_exits
 
@@ -78,7 +79,7 @@ def thresholds_by_loops(given: Exits, margin: Fraction, correct: str, population
     return table
 
 
-@settings(deadline=None, max_examples=300)
+@examples(300)
 @given(
     any_exits(),
     st.lists(margins, min_size=1, max_size=3),
@@ -212,7 +213,6 @@ def test_correct_can_mean_as_the_backbone_answers():
     assert precision_margin(echo, np.array([-0.5]), "backbone", min_support=1)[0, 0, 0] == -INF
 
 
-@settings(deadline=None)
 @given(any_exits(images=(1, 30)), st.integers(1, 4))
 def test_at_margin_minus_two_nobody_leaves_and_at_one_whoever_can(given_exits, min_support):
     found = precision_margin(given_exits, np.array([1.0, -2.0]), min_support=min_support)
@@ -221,7 +221,6 @@ def test_at_margin_minus_two_nobody_leaves_and_at_one_whoever_can(given_exits, m
     assert (found[0][:, predicted] == -INF).all() and (found[0][:, ~predicted] == INF).all()
 
 
-@settings(deadline=None)
 @given(any_exits(images=(1, 30)), st.lists(margins, min_size=2, max_size=6, unique=True), st.integers(1, 4))
 def test_over_all_images_a_lower_margin_only_ever_keeps_images_longer(given_exits, at, min_support):
     ordered = np.array(sorted((float(m) for m in at), reverse=True))
@@ -229,7 +228,6 @@ def test_over_all_images_a_lower_margin_only_ever_keeps_images_longer(given_exit
     assert (np.diff(taken, axis=0) >= 0).all()
 
 
-@settings(deadline=None)
 @given(any_exits(images=(1, 30)), margins.filter(lambda m: -1 <= m < 1))
 def test_who_leaves_is_as_precise_as_the_bar(given_exits, margin):
     found = precision_margin(given_exits, np.array([float(margin)]), min_support=2)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from made_up_exits import any_exits, exits, random_exits
 
@@ -39,7 +39,6 @@ def leave_by_loops(given_exits: Exits, thresholds: np.ndarray) -> list[int]:
     return taken
 
 
-@settings(deadline=None)
 @given(exits_and_points())
 def test_exits_and_answers_equal_plain_loops(drawn):
     given_exits, thresholds = drawn
@@ -101,7 +100,6 @@ def test_the_oracle_leaves_at_the_first_right_exit():
     assert oracle(FOUR, "backbone").tolist() == [[2, 2, 2, 2]]
 
 
-@settings(deadline=None)
 @given(any_exits(images=(1, 25)), st.sampled_from(["label", "backbone"]))
 def test_the_oracle_equals_plain_loops(given_exits, correct):
     truth = given_exits.labels if correct == "label" else given_exits.backbone
@@ -112,7 +110,6 @@ def test_the_oracle_equals_plain_loops(given_exits, correct):
     assert oracle(given_exits, correct).tolist() == [expected]
 
 
-@settings(deadline=None)
 @given(exits_and_points())
 def test_no_thresholds_answer_more_images_right_than_the_oracle(drawn):
     given_exits, thresholds = drawn

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from made_up_exits import BACKBONE, HEAD, TO_TAP, any_exits, exits, random_exits, write
 
@@ -38,7 +38,6 @@ def cost_by_hand(k: int, branches: int) -> float:
     return (TO_TAP[k] if k < branches else BACKBONE) + heads
 
 
-@settings(deadline=None)
 @given(exits_and_taken())
 def test_points_equal_plain_loops(drawn):
     given_exits, taken = drawn
@@ -104,7 +103,6 @@ def test_the_order_of_images_changes_no_bit():
 # The ends of the curve, for whatever exits there are.
 
 
-@settings(deadline=None)
 @given(any_exits(images=(1, 30)), st.sampled_from(["survivors", "all"]), st.integers(1, 5))
 def test_the_ends_of_the_curve(given_exits, population, min_support):
     branches = len(given_exits.scores)
@@ -123,7 +121,6 @@ def test_the_ends_of_the_curve(given_exits, population, min_support):
         assert found["flops"][0] == TO_TAP[0] + HEAD[0]
 
 
-@settings(deadline=None)
 @given(any_exits(images=(1, 30)))
 def test_the_oracle_is_a_bound_on_accuracy(given_exits):
     thresholds = precision_margin(given_exits, np.linspace(1, -2, 31), min_support=1)
@@ -148,7 +145,6 @@ def per_fold(given_exits: Exits, assigned: np.ndarray, margins: np.ndarray) -> n
     )
 
 
-@settings(deadline=None)
 @given(exits_and_taken(), st.integers(2, 4), st.integers(0, 100))
 def test_cross_fitting_equals_plain_loops(drawn, count, seed):
     given_exits, _ = drawn

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import examples
 from feature_stores import Features, dump
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from calex.errors import CalexError
@@ -57,7 +58,7 @@ layouts = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=80)
+@examples(80)
 @given(
     layout=layouts,
     taps=st.lists(st.integers(0, 1), max_size=3),
@@ -181,7 +182,7 @@ def test_streaming_holds_a_few_pools_only(tmp_path, codec):
     assert peak - before < 30
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(
     layout=layouts,
     batch_size=st.integers(1, 40),

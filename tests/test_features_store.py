@@ -8,8 +8,9 @@ import math
 import numpy as np
 import pytest
 import zarr
+from conftest import examples
 from feature_stores import PROVENANCE, SMALL, dump, features, hashes
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from calex.__main__ import main
@@ -31,7 +32,7 @@ layouts = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(layout=layouts, seed=st.integers(0, 1000))
 def test_round_trip(tmp_path_factory, layout, seed):
     folder = tmp_path_factory.mktemp("store")

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -88,7 +89,7 @@ def test_prototype_pooling_equals_plain_loops(temperature, assignment):
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-5)
 
 
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(st.integers(1, 9), st.integers(1, 6), st.integers(1, 5), st.integers(1, 5), st.floats(0.05, 20))
 def test_every_location_is_assigned_as_a_whole(prototypes, channels, height, width, temperature):
     module = core(channels, prototypes=prototypes, temperature=temperature).eval()

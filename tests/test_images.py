@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from calex.errors import CalexError
@@ -54,7 +55,7 @@ def test_every_digit_is_in_proportion_in_every_split():
     assert np.abs(found - expected).max() < 1.5
 
 
-@settings(deadline=None, max_examples=50)
+@examples(50)
 @given(st.lists(st.integers(8, 40), min_size=2, max_size=5), st.integers(0, 1000), st.integers(10, 15), st.integers(10, 15))
 def test_a_split_has_the_sizes_asked_for_and_every_class_in_proportion(sizes, seed, val, test):
     if sum(sizes) < val + test + 10:

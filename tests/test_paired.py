@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import run_calex
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from made_up_exits import random_exits, write
@@ -53,7 +53,6 @@ def test_no_disagreement_is_no_certainty():
 answers = st.tuples(st.integers(1, 3), st.integers(1, 25)).flatmap(lambda shape: arrays.arrays(np.bool_, (2, *shape)))
 
 
-@settings(deadline=None)
 @given(answers)
 def test_the_interval_holds_the_mean_and_turns_with_the_sides(two):
     found, turned = difference(*two), difference(*two[::-1])
@@ -61,7 +60,6 @@ def test_the_interval_holds_the_mean_and_turns_with_the_sides(two):
     assert (found.mean, found.low, found.high) == pytest.approx((-turned.mean, -turned.high, -turned.low))
 
 
-@settings(deadline=None)
 @given(arrays.arrays(np.bool_, st.tuples(st.just(2), st.just(1), st.integers(1, 25))))
 def test_of_one_seed_it_is_agresti_and_min(two):
     n = two.shape[2]

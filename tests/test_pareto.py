@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from calex.pareto import AREA_BUDGETS, CURVE, area, at_budgets, curve_on_grid, front, mark_fronts, over_seeds
@@ -110,7 +111,7 @@ def choice_by_loops(rows: list[dict], budget: float) -> dict | None:
     return min(fitting, key=lambda row: (-row["val"][0], row["val"][1], row["variant"], row["point"]))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     st.lists(
         st.tuples(st.sampled_from("ab"), st.integers(0, 2), grid_values, grid_values, grid_values), min_size=1, max_size=20

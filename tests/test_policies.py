@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from made_up_exits import any_exits, exits, random_exits, write
 
@@ -63,7 +63,6 @@ def budgeted_by_loops(given_exits: Exits, deeper: Fraction) -> list[float]:
     return found
 
 
-@settings(deadline=None, max_examples=100)
 @given(any_exits(), shares)
 def test_one_threshold_equals_plain_loops(given_exits, quantile):
     found = thresholds("global", given_exits, [quantile])
@@ -71,7 +70,6 @@ def test_one_threshold_equals_plain_loops(given_exits, quantile):
     assert np.unique(found).tolist() == [global_by_loops(given_exits, quantile)]
 
 
-@settings(deadline=None, max_examples=100)
 @given(any_exits(), shares)
 def test_shares_equal_plain_loops(given_exits, deeper):
     found = thresholds("budgeted", given_exits, [deeper])
@@ -113,7 +111,6 @@ def test_the_shares_of_msdnet_by_hand(q, expected):
     assert np.abs(np.bincount(taken[0], minlength=4) - expected).max() <= 1
 
 
-@settings(deadline=None)
 @given(any_exits(images=(1, 30)), st.sampled_from(NAMES))
 def test_the_ends_are_the_first_branch_and_the_backbone(given_exits, name):
     policy = load("policies", name)
@@ -128,14 +125,12 @@ def test_small_and_large_q_come_near_the_ends():
     assert (taken[0] == 0).mean() > 0.99 and (taken[1] == 3).mean() > 0.99
 
 
-@settings(deadline=None)
 @given(any_exits(images=(1, 30)), st.lists(shares, min_size=2, max_size=6, unique=True))
 def test_a_higher_quantile_only_ever_keeps_images_longer(given_exits, at):
     taken = cascade.leave(given_exits, thresholds("global", given_exits, sorted(at))).astype(int)
     assert (np.diff(taken, axis=0) >= 0).all()
 
 
-@settings(deadline=None)
 @given(any_exits(images=(1, 30)), shares)
 def test_equal_scores_of_those_who_remain_leave_together(given_exits, deeper):
     taken = cascade.leave(given_exits, thresholds("budgeted", given_exits, [deeper]))[0]
@@ -149,7 +144,6 @@ def test_a_tie_goes_where_it_misses_the_share_least():
         assert (cascade.leave(tied, thresholds("budgeted", tied, [deeper]))[0] == 0).sum() == number
 
 
-@settings(deadline=None)
 @given(any_exits(images=(1, 30)), st.sampled_from(NAMES), shares)
 def test_labels_play_no_part(given_exits, name, at):
     other = replace(given_exits, labels=np.roll(given_exits.labels, 1), backbone=np.roll(given_exits.backbone, 1))

@@ -37,6 +37,14 @@ def test_every_dependency_has_both_bounds() -> None:
         assert ">=" in requirement and "<" in requirement, requirement
 
 
+def test_every_property_test_explores() -> None:
+    """A number of examples that a test fixes itself would be the same under every profile."""
+    fixed = [
+        path.name for path in (REPOSITORY / "tests").glob("**/test_*.py") if re.search(r"max_examples\s*=", path.read_text())
+    ]
+    assert fixed == []
+
+
 def keys_of(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
     """Every key that a schema allows, with its default, at any depth."""
     found: dict[str, Any] = {}

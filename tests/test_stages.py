@@ -6,7 +6,8 @@ import itertools
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from calex import stages
@@ -57,8 +58,9 @@ def cost_by_hand(taps, flops, chosen):
     return total
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 2), st.integers(1, 3)), max_size=9))
+@example([(5, 0, 1), (6, 0, 2), (7, 0, 1), (7, 0, 1)])  # the cheaper of the first two may end on the map that comes next
 def test_no_other_three_are_nearer(drawn):
     flops, side = 100, 64
     taps = []
@@ -76,6 +78,12 @@ def test_no_other_three_are_nearer(drawn):
     positions = tuple(taps.index(one) for one in found)
     best = min(cost_by_hand(taps, flops, three) for three in allowed)
     assert cost_by_hand(taps, flops, positions) == pytest.approx(best)
+
+
+def test_hundreds_of_modules_are_no_burden():
+    taps = [tap(f"m{k}", 8, k // 2) for k in range(2000)]
+    found = stages.proposal(taps, 1000)
+    assert [one.flops for one in found] == [250, 500, 750]
 
 
 def test_the_verb_prints_a_line_for_the_config(capsys):

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from made_up_exits import any_exits, exits, random_exits, write
 
@@ -80,7 +80,6 @@ def exits_and_thresholds(draw: st.DrawFn) -> tuple[Exits, np.ndarray]:
     return given_exits, np.array(flat).reshape(shape)
 
 
-@settings(deadline=None)
 @given(exits_and_thresholds(), sharpnesses)
 def test_survival_is_the_product_over_branches(drawn, sharpness):
     given_exits, thresholds = drawn
@@ -95,7 +94,6 @@ def test_survival_is_the_product_over_branches(drawn, sharpness):
     np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-12)
 
 
-@settings(deadline=None)
 @given(exits_and_thresholds())
 def test_sharpness_zero_is_exactly_who_is_left_in_the_cascade(drawn):
     given_exits, thresholds = drawn
@@ -106,7 +104,6 @@ def test_sharpness_zero_is_exactly_who_is_left_in_the_cascade(drawn):
         np.testing.assert_allclose(weights(u, 0.0), left / left.mean())
 
 
-@settings(deadline=None)
 @given(exits_and_thresholds())
 def test_sharpness_infinity_weighs_all_the_same(drawn):
     given_exits, thresholds = drawn

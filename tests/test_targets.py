@@ -6,7 +6,8 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from conftest import examples
+from hypothesis import given
 from hypothesis import strategies as st
 
 from calex.plugins import complete, load, names, options_of
@@ -42,7 +43,6 @@ def losses(name: str, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor], **
     return load("targets", name).losses(*batch, **options_of(block))
 
 
-@settings(deadline=None)
 @given(batches(), temperatures)
 def test_distillation_equals_the_formula(batch, temperature):
     student, log_softmax, _ = batch
@@ -67,7 +67,6 @@ def test_the_default_temperature_is_one():
     torch.testing.assert_close(losses("kl", batch), losses("kl", batch, temperature=1.0))
 
 
-@settings(deadline=None)
 @given(batches(), temperatures, st.floats(-5, 5))
 def test_distillation_is_zero_only_where_the_student_is_the_teacher(batch, temperature, constant):
     _, log_softmax, labels = batch
@@ -78,7 +77,7 @@ def test_distillation_is_zero_only_where_the_student_is_the_teacher(batch, tempe
     assert (losses("kl", (other, log_softmax, labels), temperature=temperature) > 0).all()
 
 
-@settings(deadline=None, max_examples=50)
+@examples(50)
 @given(batches(), temperatures)
 def test_the_gradient_of_distillation_is_the_difference_of_the_softened_answers(batch, temperature):
     """d/df T²·KL = T·(softmax(f/T) − softmax(z/T)): of one size at any temperature."""
@@ -98,7 +97,6 @@ def test_every_gradient_is_that_of_its_loss(name):
     assert torch.autograd.gradcheck(lambda logits: losses(name, (logits, log_softmax, labels)), student)
 
 
-@settings(deadline=None)
 @given(batches())
 def test_labels_and_argmax_are_cross_entropies(batch):
     student, log_softmax, labels = batch
@@ -109,7 +107,6 @@ def test_labels_and_argmax_are_cross_entropies(batch):
     assert losses("argmax", batch).tolist() == pytest.approx(by_argmax, rel=1e-6, abs=1e-9)
 
 
-@settings(deadline=None)
 @given(batches(), st.sampled_from([0.0, 0.3, 1.0]), temperatures)
 def test_a_mix_is_a_share_of_each(batch, alpha, temperature):
     distilled, labelled = losses("kl", batch, temperature=temperature), losses("labels", batch)

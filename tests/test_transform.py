@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from calex.features.forward import view_key
@@ -65,7 +65,6 @@ def test_no_shift_and_no_flip_is_the_image_itself():
     assert torch.equal(augment(images, np.arange(3), key=7), images)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=10, unique=True), st.integers(0, 2**40), st.randoms())
 def test_what_happens_to_an_image_depends_on_its_id_and_the_key_alone(ids, key, shuffler):
     images = noise(len(ids))
