@@ -43,8 +43,24 @@ def docstring(verb: str) -> str:
     return ast.get_docstring(ast.parse(source)) or ""
 
 
+READER_GONE = 141  # the exit code of a program that SIGPIPE ends
+
+
 def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
+    """Run one verb and give its exit code. A reader that goes early (`| head`) is no error and gets no traceback."""
+    try:
+        try:
+            return run(sys.argv[1:] if arguments is None else arguments)
+        finally:  # whatever is still in a buffer meets the closed pipe here, and not when the interpreter ends
+            sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere, stream.fileno())
+        return READER_GONE
+
+
+def run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m calex VERB [--help | options]\n\nThe steps of the pipeline, in the order of the data's way:\n")
         for verb in VERBS:
@@ -70,10 +86,9 @@ def main(arguments: list[str] | None = None) -> int:
     except CalexError as error:
         print(f"calex {verb}: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        if error.errno == errno.EPIPE:  # the reader has gone (`| head`): nothing is wrong
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
         remedy = "make room and rerun" if error.errno == errno.ENOSPC else "check the path and its permissions"
         print(f"calex {verb}: error: {error.filename or 'a file'}: {error.strerror or error}; {remedy}", file=sys.stderr)
         return 2

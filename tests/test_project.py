@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -93,6 +94,25 @@ def test_the_front_door_lists_the_verbs_and_names_a_near_miss() -> None:
     done = run_calex("calibrat")
     assert done.returncode == 2
     assert done.stderr == "calex: error: unknown verb 'calibrat', did you mean 'calibrate'?\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["inspect", "--help"], ["taps", "resnet18"], ["--version"], ["taps", "resnet81"]]
+)
+def test_a_reader_that_goes_early_gets_no_traceback(arguments: list[str], unbuffered: str, tmp_path: Path) -> None:
+    """The pipe is closed before anything is written, as the worst `| head` may do."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    complaints = tmp_path / "stderr"
+    with complaints.open("w") as errors:
+        command = [sys.executable, "-m", "calex", *arguments]
+        environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        where = {"stderr": writing, "stdout": errors} if "resnet81" in arguments else {"stdout": writing, "stderr": errors}
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, check=False, **where)
+    os.close(writing)
+    assert complaints.read_text() == ""
+    assert done.returncode in {0, 141}  # argparse swallows the error of its own help
 
 
 @pytest.mark.parametrize(
