@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -56,45 +55,6 @@ def _system_error(error: Exception) -> int | None:
         return error.errno
     told = re.search(r"\(os error (\d+)\)", str(error))
     return int(told[1]) if told else None
-
-
-def lock(path: Path, what: str) -> int:
-    """Take a lock, of which `what` says what it guards; a second one is refused, not made to wait.
-
-    It goes with the process, however that ends.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            raise CalexError(f"{path}: another {what} is running; wait for it or end it") from None
-        try:
-            if os.stat(path).st_ino == os.fstat(handle).st_ino:
-                return handle
-        except FileNotFoundError:
-            pass
-        os.close(handle)  # the file was removed by whoever held it: the lock of a ghost
-
-
-def unlock(handle: int, path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def alone(path: Path, what: str) -> Iterator[None]:
-    """Nobody else who asks makes `path` inside the block."""
-    guard = path.with_name(f".{path.name}.lock")
-    handle = lock(guard, what)
-    try:
-        yield
-    finally:
-        unlock(handle, guard)
 
 
 def canonical_json(value: Any) -> str:

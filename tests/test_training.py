@@ -264,11 +264,11 @@ def test_other_settings_do_not_go_on_from_there(place, monkeypatch, capsys):
 
 
 def test_a_second_training_of_the_same_weights_is_refused(place, monkeypatch, capsys):
-    from calex.files import alone
+    from calex.locks import guard_of, locked
 
     monkeypatch.chdir(place)
     out = place / "twice" / "backbone.safetensors"
-    with alone(out, "training of this backbone"):
+    with locked(guard_of(out), "training of this backbone"):
         assert main(command(out, epochs=1)) == 2
     assert "another training of this backbone is running; wait for it or end it" in capsys.readouterr().err
     assert list(out.parent.iterdir()) == []

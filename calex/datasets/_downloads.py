@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import time
@@ -14,6 +13,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from calex.errors import CalexError
+from calex.locks import guard_of, locked
 from calex.progress import say, track
 
 BLOCK = 1 << 20  # bytes
@@ -51,8 +51,7 @@ def fetch(urls: tuple[str, ...], path: Path, checksum: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     failures = []
-    with open(part, "ab") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with locked(guard_of(path), f"download of {path.name}", wait=True), open(part, "ab") as handle:
         if path.exists():  # another process has just finished it
             part.unlink(missing_ok=True)
             return verify(path, checksum)

@@ -16,7 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from calex.features import chunks
 from calex.features.chunks import Entry
 from calex.features.layout import Layout, amount, key
 from calex.features.store import FORMAT, check_files, checksum, described
-from calex.files import canonical_json, lock, read_json, replacing, sha256, unlock, write_json
+from calex.files import canonical_json, read_json, replacing, sha256, write_json
+from calex.locks import locked
 from calex.progress import say, track
 
 MARGIN = 1.02  # of the predicted size: what a file system needs for itself
@@ -80,7 +81,8 @@ class Dump:
 
     def __enter__(self) -> Dump:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = lock(self.folder / f".{self.split}.lock", "dump of this split")
+        self.lock = ExitStack()
+        self.lock.enter_context(locked(self.folder / f".{self.split}.lock", "dump of this split"))
         self.writers = ThreadPoolExecutor(self.threads, "chunk-writer")
         try:
             with naming_full_disk(self.folder):
@@ -93,7 +95,7 @@ class Dump:
     def __exit__(self, *_: object) -> None:
         """Let go of the lock; what was written stays for the next attempt, unless `finish` was reached."""
         self.writers.shutdown(wait=True, cancel_futures=True)
-        unlock(self.lock, self.folder / f".{self.split}.lock")
+        self.lock.close()
 
     def _begin(self) -> None:
         """Take up what an earlier attempt left, or start afresh if the disk has room."""

@@ -20,7 +20,8 @@ from safetensors.torch import save
 
 from calex import backbones, devices, flops, images, networks, settings, splitting, training, transform
 from calex.errors import CalexError
-from calex.files import alone, canonical_json, replacing, sha256, write_json
+from calex.files import canonical_json, replacing, sha256, write_json
+from calex.locks import guard_of, locked
 from calex.progress import say
 from calex.vision import torchvision
 
@@ -59,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
     scale = {"size": size, "mean": mean, "std": std}
     own_sources = networks.sources(network) if networks.is_own(network) else {}
 
-    with alone(args.out, "training of this backbone"):
+    with locked(guard_of(args.out), "training of this backbone"):
         if args.checkpoint is None:
             compute = devices.resolved_for_training(chosen["training"]["compute"], device)
             partial = args.out.with_name(f".{args.out.name}.{fingerprint(args, dataset, own_sources, compute, device)}.partial")
