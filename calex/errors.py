@@ -18,6 +18,14 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known) or 'none'}"
 
 
+def listed(items: Iterable[object], most: int = 5) -> str:
+    """Some of the items and how many more there are: `a, b and 7 more`."""
+    texts = [str(item) for item in items]
+    if len(texts) <= most:
+        return ", ".join(texts)
+    return f"{', '.join(texts[:most])} and {len(texts) - most} more"
+
+
 def unquoted(value: object) -> str:
     """The end of an error about a number that arrived as text, as YAML takes 1e-3 and --config what stands in a list."""
     if not isinstance(value, str):

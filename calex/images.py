@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from calex.errors import CalexError
+from calex.errors import CalexError, listed
 from calex.files import canonical_json, read_npz, sha256, write_npz
 
 SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Notes:
+    """What a source says beside its arrays, for people: nothing that is computed depends on it.
+
+    files: the name of each image's file, or empty where images have none. skipped: how many files were left out, by
+    reason. warnings: one line for each thing that is probably wrong.
+    """
+
+    files: tuple[str, ...] = ()
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -19,13 +33,14 @@ class Images:
 
     images: (N, H, W, C) uint8, C is 1 (grey) or 3 (RGB). labels: (N,) int64 in [0, len(names)).
     split: (N,) uint8, the position in `SPLITS` that each image belongs to, for good.
-    names: (classes,) str.
+    names: (classes,) str. notes: what the source says beside them, in no file and no fingerprint.
     """
 
     images: np.ndarray
     labels: np.ndarray
     split: np.ndarray
     names: np.ndarray
+    notes: Notes = field(default_factory=Notes)
 
     @property
     def fingerprint(self) -> str:
@@ -77,14 +92,17 @@ def checked(dataset: Images, where: str) -> Images:
         raise CalexError(f"{where}: image {first} has label {labels[first]}, outside 0..{classes - 1}; mend the source")
     for split in SPLITS:
         counts = np.bincount(labels[dataset.indices(split)], minlength=classes)
-        if (counts == 0).any():
-            empty = dataset.names[int(np.argmin(counts))]
-            raise CalexError(f"{where}: class '{empty}' has no images in {split}; add some or leave the class out")
+        empty = [f"'{name}'" for name, count in zip(names, counts, strict=True) if count == 0]
+        if empty:
+            which = f"class {empty[0]} has" if len(empty) == 1 else f"{len(empty)} classes have"
+            rest = "" if len(empty) == 1 else f" ({listed(empty)})"
+            raise CalexError(f"{where}: {which} no images in {split}{rest}; add some or leave the class out")
     return dataset
 
 
 def save(path: str | Path, dataset: Images) -> None:
-    write_npz(path, {**vars(dataset), "fingerprint": np.array(dataset.fingerprint)})
+    arrays = {name: getattr(dataset, name) for name, *_ in _FORMS}
+    write_npz(path, {**arrays, "fingerprint": np.array(dataset.fingerprint)})
 
 
 def load_names(path: str | Path) -> np.ndarray:
@@ -95,7 +113,7 @@ def load_names(path: str | Path) -> np.ndarray:
 def load(path: str | Path) -> Images:
     arrays = read_npz(path, ["images", "labels", "split", "names", "fingerprint"])
     fingerprint = str(arrays.pop("fingerprint"))
-    dataset = Images(**arrays)
+    dataset = Images(arrays["images"], arrays["labels"], arrays["split"], arrays["names"])
     if dataset.fingerprint != fingerprint:
         raise CalexError(f"{path}: its content does not match its own fingerprint; delete it and rerun prepare-dataset")
     return dataset

@@ -17,6 +17,11 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def warn(message: str) -> None:
+    """One line about what is probably wrong; whatever a report shows of it stands in a record beside the step's output."""
+    say(f"warning: {message}")
+
+
 def track(
     items: Iterable[Item], label: str, total: int, unit: str = "it", scale: int = 1, every: float = 5.0
 ) -> Iterator[Item]:

@@ -36,6 +36,7 @@ def edited(tmp_path: Path, file: str, edit: str) -> Path:
 def test_every_file_of_the_contract_is_made(tiny: Path) -> None:
     expected = {
         "results/digits/images.npz",
+        "results/digits/images.json",
         "results/digits/resnet18/backbone.safetensors",
         "results/digits/resnet18/backbone.json",
         "results/points_digits.parquet",
@@ -339,4 +340,4 @@ def test_a_tap_that_does_not_exist_is_found_before_anything_is_trained(tmp_path:
         "calex measure-taps: error: taps: the network has no module 'layer9', did you mean 'layer" in done.stdout + done.stderr
     )
     made = {path.name for path in (tmp_path / "results").rglob("*") if path.is_file()}
-    assert made == {"images.npz"}
+    assert made == {"images.npz", "images.json"}

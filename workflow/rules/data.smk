@@ -3,7 +3,8 @@
 
 rule prepare_dataset:
     output:
-        "results/{dataset}/images.npz",
+        dataset="results/{dataset}/images.npz",
+        audit="results/{dataset}/images.json",
     log:
         "logs/{dataset}/images.log",
     benchmark:
@@ -21,9 +22,9 @@ rule prepare_dataset:
         # Datasets of one source share its downloads.
         resources=lambda w: f"resources/{config['datasets'][w.dataset]['source']['name']}",
     message:
-        "{wildcards.dataset}: decoding images"
+        "{wildcards.dataset}: decoding and auditing images"
     shell:
-        "python -m calex prepare-dataset --source {params.settings:q} --resources {params.resources} --out {output}"
+        "python -m calex prepare-dataset --source {params.settings:q} --resources {params.resources} --out {output.dataset}"
         " 2>&1 | tee {log}"
 
 
