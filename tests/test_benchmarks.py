@@ -77,7 +77,7 @@ epoch = memory.Thinned.epoch
 
 def greedy(self, number):
     held = np.ones(300 << 20, np.uint8)
-    time.sleep(0.2)
+    time.sleep(1)
     del held
     return epoch(self, number)
 

@@ -36,7 +36,7 @@ def visit(page: Path, scratch: Path, width: int = 1280) -> Visit:
         "--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={scratch / 'profile'}", f"--window-size={width},900",
         "--virtual-time-budget=20000", "--enable-logging=stderr", f"--log-net-log={netlog}", "--dump-dom", page.as_uri(),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert "</html>" in done.stdout, f"the browser showed nothing: {done.stderr[-2000:]}"
     console = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
     return Visit(done.stdout, console, asked_by_the_page(json.loads(netlog.read_text(encoding="utf-8"))))
