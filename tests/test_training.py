@@ -221,11 +221,11 @@ def partials(out: Path) -> list[Path]:
 
 
 def saved_epochs(out: Path) -> int:
-    """Of a training that may be writing, or have been killed while it wrote: the smaller files are not whole."""
+    """Of a training that may be writing, or have been killed while it wrote: then the smaller files are not whole."""
     try:
         return torch.load(max(partials(out), key=lambda path: path.stat().st_size))["epoch"]
-    except (ValueError, OSError, RuntimeError, EOFError, pickle.UnpicklingError):  # none yet, renamed meanwhile, or half-written
-        return 0
+    except (ValueError, OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        return 0  # none yet, renamed meanwhile, or half-written
 
 
 def test_a_kill_costs_nothing_but_time(place, monkeypatch):
