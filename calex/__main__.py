@@ -92,6 +92,9 @@ def run(arguments: list[str]) -> int:
         remedy = "make room and rerun" if error.errno == errno.ENOSPC else "check the path and its permissions"
         print(f"calex {verb}: error: {error.filename or 'a file'}: {error.strerror or error}; {remedy}", file=sys.stderr)
         return 2
+    except MemoryError:
+        print(f"calex {verb}: error: out of memory; give it more, or make its input smaller", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"calex {verb}: interrupted", file=sys.stderr)
         return 130

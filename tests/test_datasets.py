@@ -19,7 +19,7 @@ from conftest import REPOSITORY, run_calex
 from PIL import Image
 
 from calex import config, images, plugins
-from calex.datasets import _cifar, _downloads, _pictures, cifar10, cifar100, cinic10, fashion_mnist
+from calex.datasets import _cifar, _decoding, _downloads, cifar10, cifar100, cinic10, fashion_mnist
 from calex.errors import CalexError
 from calex.splitting import held_out
 
@@ -140,7 +140,7 @@ def test_every_cut_of_a_pickle_is_one_line(tmp_path: Path) -> None:
         ({"data": np.zeros((30, 3071), np.uint8)}, "test_batch: records must be (n, 3072) uint8, got uint8 (30, 3071)"),
         ({"data": np.zeros((30, 3072), np.int16)}, "test_batch: records must be (n, 3072) uint8, got int16"),
         ({"data": "text"}, "test_batch: records must be (n, 3072) uint8, got str"),
-        ({"labels": [0] * 30}, "class 'automobile' has no images in test"),
+        ({"labels": [0] * 30}, "9 classes have no images in test ('automobile', 'bird'"),
     ],
 )
 def test_wrong_batches(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
@@ -182,6 +182,37 @@ def test_an_archive_needs_its_published_checksum(archive: Path) -> None:
     with open(archive, "ab") as handle:
         handle.write(b"\0")
     refused(f"{archive}: wrong checksum, found {_downloads.md5(archive)}, expected", "cifar100", folder=str(archive))
+
+
+@pytest.mark.parametrize("packing", ["gz", "xz", "bz2", ""])
+def test_an_archive_of_ones_own_is_taken_with_its_checksum(archive: Path, tmp_path: Path, packing: str) -> None:
+    expected = loaded("cifar100", folder=str(archive), val=200).fingerprint
+    mine = tmp_path / "mine" / archive.name
+    mine.parent.mkdir()
+    with tarfile.open(mine, f"w:{packing}") as tar:
+        tar.add(tmp_path / "made/cifar-100-python", arcname="cifar-100-python")
+    found = _downloads.md5(mine)
+    for folder in (mine, mine.parent):
+        refused(f"expected {cifar100.ARCHIVE.md5} (MD5)", "cifar100", folder=str(folder))
+        refused(f"if you trust it, set `md5: {found}` beside `folder`", "cifar100", folder=str(folder))
+        assert loaded("cifar100", folder=str(folder), val=200, md5=found.upper()).fingerprint == expected
+    refused("wrong checksum", "cifar100", folder=str(archive), md5=found)
+    refused("source.md5: 'abc' is no MD5 checksum", "cifar100", folder=str(mine), md5="abc")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\n<!DOCTYPE html><html>404</html>", "not the archive, it is a web page, not the file itself; get it again"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "run `git lfs pull`"),
+        (b"PK\x03\x04", "it is a zip archive"),
+        (b"", "it is empty"),
+    ],
+)
+def test_what_is_no_archive_is_called_what_it_is(archive: Path, content: bytes, said: str) -> None:
+    archive.write_bytes(content)
+    refused(said, "cifar100", folder=str(archive))
+    refused(said.split("; get")[0][-20:], "cifar100", folder=str(archive), md5=_downloads.md5(archive))
 
 
 def hostile(kind: str) -> tarfile.TarInfo:
@@ -295,7 +326,7 @@ LABELS, PIXELS = "t10k-labels-idx1-ubyte", "t10k-images-idx3-ubyte"
         (PIXELS, lambda data: data + b"\0", f"{PIXELS}: 39201 bytes of values for 50 × 28 × 28"),
         (PIXELS, lambda data: b"\x1f\x8b" + data, f"{PIXELS}: not an IDX file of bytes in 3 dimensions"),
         (PIXELS, lambda data: data[:3], f"{PIXELS}: not an IDX file"),
-        (LABELS, lambda data: made_up.idx(np.zeros(50)), "class 'Trouser' has no images in test"),
+        (LABELS, lambda data: made_up.idx(np.zeros(50)), "9 classes have no images in test ('Trouser', 'Pullover'"),
     ],
 )
 def test_damaged_idx_files(tmp_path: Path, file: str, mend: Callable[[bytes], bytes], said: str) -> None:
@@ -351,7 +382,7 @@ def picture(pixels: Any, mode: str | None = None, file: str = "PNG", **options: 
 
 def test_pixels_by_hand() -> None:
     def read(file: io.BytesIO) -> list[Any]:
-        return _pictures.decoded(file, "mine")[0].tolist()
+        return _decoding.decode(file, "mine")[0].tolist()
 
     assert read(picture([[0, 7]])) == [[0, 0, 0], [7, 7, 7]]
     assert read(picture([[[1, 2, 3]]])) == [[1, 2, 3]]
@@ -369,13 +400,13 @@ def test_pixels_by_hand() -> None:
 def test_how_images_become_squares() -> None:
     wide = np.zeros((4, 12, 3), np.uint8)
     wide[:, :4, 0], wide[:, 4:8, 1], wide[:, 8:, 2] = 200, 200, 200  # red, green, blue
-    cropped = _pictures.decoded(picture(wide), "mine", 4, "crop")
+    cropped = _decoding.decode(picture(wide), "mine", 4, "crop")
     assert (cropped == [0, 200, 0]).all()
-    stretched = _pictures.decoded(picture(wide), "mine", 3, "stretch")
+    stretched = _decoding.decode(picture(wide), "mine", 3, "stretch")
     assert stretched[1].argmax(axis=1).tolist() == [0, 1, 2]
     turned = Image.Exif()
     turned[0x0112] = 6  # taken with the camera on its side: the left edge belongs on top
-    upright = _pictures.decoded(picture(wide, exif=turned), "mine", 3, "stretch")
+    upright = _decoding.decode(picture(wide, exif=turned), "mine", 3, "stretch")
     assert upright[:, 1].argmax(axis=1).tolist() == [0, 1, 2]
 
 
@@ -383,7 +414,7 @@ def test_pixels_without_a_white_are_refused(tmp_path: Path) -> None:
     for values, said in ((np.zeros((4, 4), np.float32), "floating-point"), (np.full((4, 4), 70000, np.int32), "do not fit")):
         Image.fromarray(values).save(tmp_path / "deep.tif")
         with pytest.raises(CalexError, match=said):
-            _pictures.decoded(tmp_path / "deep.tif", "deep.tif")
+            _decoding.decode(tmp_path / "deep.tif", "deep.tif")
 
 
 def test_damage_to_image_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -391,7 +422,7 @@ def test_damage_to_image_folders(tmp_path: Path, capsys: pytest.CaptureFixture[s
     options = {"folder": str(folder), "size": 8}
     (folder / "train/cat/notes.txt").write_text("hello")
     loaded("imagefolder", **options)
-    assert "1 files are no images and left out (notes.txt, …)" in capsys.readouterr().err
+    assert "imagefolder: 1 left out: .txt files, such as" in capsys.readouterr().err
     photo = folder / "test/dog/0_photo.jpg"
     whole = photo.read_bytes()
     for data in (whole[: len(whole) // 2], b"", b"no image at all"):
@@ -401,9 +432,9 @@ def test_damage_to_image_folders(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (folder / "test/bird").mkdir()
     refused("class 'bird' has no folder in train", "imagefolder", **options)
     (folder / "train/bird").mkdir()
-    refused(f"{folder / 'train/bird'}: no images in it", "imagefolder", **options)
+    refused("no images in train/bird, test/bird", "imagefolder", **options)
     (folder / "test").rename(folder / "tests")
-    refused(f"{folder}: no folder 'test' in it", "imagefolder", **options)
+    refused(f"{folder}: no folder 'val' or 'test' in it, and 'tests' may be one", "imagefolder", **options)
     refused("no folder; set `folder`", "imagefolder")
     refused("no such folder", "imagefolder", folder=str(tmp_path / "elsewhere"))
     refused("source.size: 0 is less than 1", "imagefolder", folder=str(folder), size=0)

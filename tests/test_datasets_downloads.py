@@ -175,7 +175,7 @@ def test_loaders_download_what_is_not_there(server: Server, tmp_path: Path, monk
     server.breaks, server.after = 1, 1000
     md5 = hashlib.md5(packed).hexdigest()
     monkeypatch.setattr(cifar10, "ARCHIVE", replace(cifar10.ARCHIVE, md5=md5, urls=(server.url("/cifar"),)))
-    dataset = cifar10.load(tmp_path / "resources", None, 50, 0)
+    dataset = cifar10.load(tmp_path / "resources", None, None, 50, 0)
     assert len(dataset.images) == 230 and left(tmp_path / "resources") == [cifar10.ARCHIVE.file]
 
     folder = made_up.fashion(tmp_path / "idx")

@@ -1,1 +1,21 @@
-"""One file a dataset source: `load(resources, **options)` gives images, labels, class names and the fixed split."""
+"""One file a dataset source: `load(resources, **options)` gives images, labels, class names and the fixed split.
+
+What decoding takes at its peak is a literal `MEMORY_MB`, or a function `memory_mb(**options)` where options decide.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from calex import plugins
+
+MEMORY_MB = 4000  # of a source that says nothing
+
+
+def memory_mb(source: dict[str, Any]) -> int:
+    """What decoding a source takes at its peak, in MB: what a job must ask for. `source` is its completed block."""
+    declared = plugins.constants(plugins.source("datasets", source["name"])).get("MEMORY_MB")
+    if declared is not None:
+        return int(declared)
+    estimate = getattr(plugins.load("datasets", source["name"]), "memory_mb", None)
+    return MEMORY_MB if estimate is None else int(estimate(**plugins.options_of(source)))

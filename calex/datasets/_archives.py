@@ -6,14 +6,17 @@ thousands of small files never burden a file system. An archive that would try i
 
 from __future__ import annotations
 
+import lzma
 import os
+import re
 import tarfile
 import zlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from calex.datasets._downloads import fetch, verify
+from calex.datasets._downloads import fetch, verify_own
+from calex.datasets._signatures import content_of
 from calex.errors import CalexError
 
 
@@ -27,20 +30,22 @@ class Archive:
     urls: tuple[str, ...]
 
 
-def find(archive: Archive, resources: Path, folder: str | None, landmark: str) -> Path:
+def find(archive: Archive, resources: Path, folder: str | None, landmark: str, md5: str | None = None) -> Path:
     """Where to read: the verified .tar.gz, or a folder with the extracted files.
 
     folder: None downloads into `resources` what is not there yet. Else it is the archive, a folder that holds it, or
-    one that holds its extracted files (found by `landmark`, the name of one of them). An archive must have its published
-    checksum; extracted files have none, their readers check that all of them are there.
+    one that holds its extracted files (found by `landmark`, the name of one of them). md5: the checksum that an archive must
+    have, None is the published one; extracted files have none, their readers check that all of them are there.
     """
+    if md5 is not None and not re.fullmatch("[0-9a-fA-F]{32}", md5):
+        raise CalexError(f"source.md5: '{md5}' is no MD5 checksum, which has 32 digits from 0 to f")
+    checksum = (md5 or archive.md5).lower()
     if folder is None:
-        return fetch(archive.urls, resources / archive.file, archive.md5)
+        return fetch(archive.urls, resources / archive.file, checksum)
     given = existing(folder)
-    if given.is_file():
-        return verify(given, archive.md5)
-    if (given / archive.file).is_file():
-        return verify(given / archive.file, archive.md5)
+    for file in (given, given / archive.file):
+        if file.is_file():
+            return verify_own(file, checksum)
     for place in (given, given / archive.root):
         if (place / landmark).exists():
             return place
@@ -80,7 +85,9 @@ def contents(place: Path, root: str, names: Collection[str]) -> Iterator[tuple[s
             yield name, data
             wanted.discard(name)
     if wanted:
-        raise CalexError(f"{place}: incomplete, there is no file '{min(wanted)}' in it")
+        raise CalexError(
+            f"{place}: incomplete, there is no file '{min(wanted)}' in it; its files must lie in {root}/, or in no folder"
+        )
 
 
 def _members(path: Path, root: str, wanted: Collection[str] = ()) -> Iterator[tuple[str, bytes]]:
@@ -89,7 +96,7 @@ def _members(path: Path, root: str, wanted: Collection[str] = ()) -> Iterator[tu
     Links, devices and paths that climb out are errors.
     """
     try:
-        with tarfile.open(path, "r|gz") as archive:
+        with tarfile.open(path, "r|*") as archive:
             for member in archive:
                 archive.members = []  # type: ignore[attr-defined]  # it would keep every header that was read
                 pure = PurePosixPath(member.name)
@@ -103,5 +110,7 @@ def _members(path: Path, root: str, wanted: Collection[str] = ()) -> Iterator[tu
                 name = "/".join(parts)
                 stream = archive.extractfile(member) if name in wanted else None
                 yield name, b"" if stream is None else stream.read()
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise CalexError(f"{path}: not a whole .tar.gz ({error}); delete it and get it again") from None
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+        content = content_of(path)
+        reason = str(error) if content in (None, "a gzip file") else f"it is {content}"
+        raise CalexError(f"{path}: not a whole .tar.gz ({reason}); get it again") from None

@@ -12,6 +12,7 @@ from typing import IO
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+from calex.datasets._signatures import content_of
 from calex.errors import CalexError
 from calex.locks import guard_of, locked
 from calex.progress import say, track
@@ -40,6 +41,20 @@ def verify(path: Path, checksum: str) -> Path:
     return path
 
 
+def verify_own(path: Path, checksum: str) -> Path:
+    """The path of a user's own file, if its MD5 is the expected one; else what is wrong with it, and how to take it anyway."""
+    found = md5(path)
+    if found != checksum:
+        content = content_of(path)
+        if content not in (None, "a gzip file"):
+            raise CalexError(f"{path}: not the archive, it is {content}; get it again")
+        raise CalexError(
+            f"{path}: wrong checksum, found {found}, expected {checksum} (MD5): it is damaged, cut off, or packed by somebody"
+            f" else; get it again, or, if you trust it, set `md5: {found}` beside `folder`"
+        )
+    return path
+
+
 def fetch(urls: tuple[str, ...], path: Path, checksum: str) -> Path:
     """The verified file at `path`, downloaded if it is not there yet; the first address that delivers it counts.
 
@@ -63,8 +78,10 @@ def fetch(urls: tuple[str, ...], path: Path, checksum: str) -> Path:
                     os.fsync(handle.fileno())
                     os.replace(part, path)
                     return path
+                content = content_of(part)
                 handle.truncate(0)  # going on from it would be wrong for ever
                 failure = f"wrong checksum, found {found}, expected {checksum} (MD5)"
+                failure += f"; it is {content}" if content not in (None, "a gzip file", "empty") else ""
             failures.append(f"{url}: {failure}")
     raise CalexError(
         f"{path.name}: no download ({'; '.join(failures)}); rerun to go on, or put the file into {path.parent} yourself"

@@ -13,6 +13,7 @@ from calex.splitting import stratified_split
 # val, test: how many images each; the rest is train. split_seed: which fixed split.
 OPTIONS = {"val": 397, "test": 400, "split_seed": 0}
 RANGES = {"val": "[1, inf)", "test": "[1, inf)", "split_seed": "[0, 4294967295]"}
+MEMORY_MB = 1000  # that decoding takes at its peak
 
 
 def load(resources: Path, val: int, test: int, split_seed: int) -> Images:

@@ -11,7 +11,7 @@ import numpy as np
 
 from calex.datasets._archives import existing
 from calex.datasets._downloads import fetch
-from calex.datasets._parts import joined
+from calex.datasets._official_split import joined
 from calex.errors import CalexError
 from calex.images import Images
 
@@ -20,6 +20,7 @@ from calex.images import Images
 # for validation, in proportion to classes. split_seed: which fixed split.
 OPTIONS = {"folder": None, "val": 5000, "split_seed": 0}
 RANGES = {"val": "[1, inf)", "split_seed": "[0, 4294967295]"}
+MEMORY_MB = 1000  # that decoding takes at its peak
 
 PACKAGED = Path("/usr/share/datasets/fashion-mnist")
 NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
@@ -42,7 +43,7 @@ def load(resources: Path, folder: str | None, val: int, split_seed: int) -> Imag
     train, test = (
         part(paths[f"{which}-images-idx3-ubyte"], paths[f"{which}-labels-idx1-ubyte"]) for which in ("train", "t10k")
     )
-    return joined([train], test, np.array(NAMES), val, split_seed)
+    return joined([train], test, np.array(NAMES), val, split_seed, "fashion_mnist")
 
 
 def files(resources: Path, folder: str | None) -> dict[str, Path]:

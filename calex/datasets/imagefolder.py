@@ -1,74 +1,129 @@
-"""Your own images: train/CLASS/*.jpg, test/CLASS/*.jpg, and val/CLASS/*.jpg if you have it."""
+"""Your own images: train/CLASS/*.jpg, test/CLASS/*.jpg and val/CLASS/*.jpg, or CLASS/*.jpg alone."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from calex.datasets._archives import existing
-from calex.datasets._pictures import THREADS, decoded, fill
-from calex.errors import CalexError
-from calex.images import SPLITS, Images
+from calex.datasets._classes import ordered
+from calex.datasets._decoding import any_size, decode
+from calex.datasets._filling import THREADS, allocate, fill
+from calex.datasets._folder import Tree, read_tree
+from calex.datasets._headers import check_headers
+from calex.errors import CalexError, listed
+from calex.images import SPLITS, Images, Notes
 from calex.progress import say
 from calex.splitting import held_out
 
-# folder: the one that holds train, test and perhaps val. size: side in pixels at which images are stored. fit: `crop`
-# takes the middle square of an image, `stretch` all of it. grey: store one channel instead of three. val: without a
-# folder val, the share (or number) of train that is held out, in proportion to classes. split_seed: which fixed share.
-OPTIONS = {"folder": None, "size": 64, "fit": "crop", "grey": False, "val": 0.1, "split_seed": 0}
-RANGES = {"size": "[1, inf)", "val": "(0, inf)", "split_seed": "[0, 4294967295]"}
+# folder: the one that holds train and perhaps val and test, or classes. size: side in pixels at which images are stored.
+# fit: `crop` takes the middle square of an image, `stretch` all of it. grey: store one channel instead of three. val, test:
+# without such a folder, the share (or number) of train that is held out, in proportion to classes. split_seed: which fixed
+# share. classes: the order of the classes; none is sorted. white: the value that is white in images of more than 8 bits; 0
+# is measured. max_pixels: the largest image that is decoded.
+OPTIONS: dict[str, Any] = {
+    "folder": None,
+    "size": 64,
+    "fit": "crop",
+    "grey": False,
+    "val": 0.1,
+    "test": 0.2,
+    "split_seed": 0,
+    "classes": [],
+    "white": 0.0,
+    "max_pixels": 200_000_000,
+}
+RANGES = {
+    "size": "[1, inf)",
+    "val": "(0, inf)",
+    "test": "(0, inf)",
+    "split_seed": "[0, 4294967295]",
+    "white": "[0, inf)",
+    "max_pixels": "[1, inf)",
+}
 CHOICES = {"fit": ["crop", "stretch"]}
 
+LABEL = "imagefolder"
 
-def load(resources: Path, folder: str | None, size: int, fit: str, grey: bool, val: float, split_seed: int) -> Images:
+
+def load(
+    resources: Path,
+    folder: str | None,
+    size: int,
+    fit: str,
+    grey: bool,
+    val: int | float,
+    test: int | float,
+    split_seed: int,
+    classes: list[Any],
+    white: float,
+    max_pixels: int,
+) -> Images:
     """The images below `folder`, whatever their size and kind, in the order of their sorted paths."""
+    place = root(folder)
+    tree = read_tree(place)
+    for line in tree.left_out.lines(warnings=False):
+        say(f"{LABEL}: {line}")
+    names = ordered({split: list(found) for split, found in tree.files.items()}, classes, place)
+    check_empty(tree, names)
+    paths = [path for found in tree.files.values() for name in names for path in found[name]]
+    counts = [[len(found[name]) for name in names] for found in tree.files.values()]
+    labels = np.concatenate([np.repeat(np.arange(len(names)), row) for row in counts]).astype(np.int64)
+    split = np.repeat(np.array([SPLITS.index(part) for part in tree.files], np.uint8), [sum(row) for row in counts])
+    warnings = tree.left_out.lines(warnings=True)
+    with any_size():
+        whites, more = check_headers(paths, white, max_pixels, LABEL)
+        for share, part in ((test, "test"), (val, "val")):
+            if part not in tree.files:
+                train = split == SPLITS.index("train")
+                taken = held_out(labels[train], share, split_seed, names, part)
+                split[train] = np.where(taken == SPLITS.index("val"), SPLITS.index(part), SPLITS.index("train"))
+                say(
+                    f"{LABEL}: no folder of {part} images: {part}={share:g} of {train.sum()} are held out, split_seed {split_seed}"
+                )
+        shape = (len(paths), size, size, 1 if grey else 3)
+        pixels = allocate(shape, LABEL, "lower `size`, store `grey` images, or take fewer")
+        fill(pixels, enumerate(paths), lambda path: decode(path, str(path), size, fit, grey, whites), LABEL, THREADS)
+    notes = Notes(
+        files=tuple(str(path.relative_to(place)) for path in paths),
+        skipped=dict(tree.left_out.counts),
+        warnings=(*warnings, *more),
+    )
+    return Images(images=pixels, labels=labels, split=split, names=np.array(names), notes=notes)
+
+
+def memory_mb(folder: str | None, size: int, grey: bool, max_pixels: int, **_: Any) -> int:
+    """What decoding takes at its peak, in MB: the array of all images, one largest image, and the libraries.
+
+    Files are counted, where the folder is there, without opening them: more images than that there cannot be.
+    """
+    files = 0 if folder is None else sum(len(files) for _, _, files in os.walk(Path(folder).expanduser()))
+    array = files * size * size * (1 if grey else 3)
+    return 1000 + round((array * 1.05 + max_pixels * 5) / 1e6)
+
+
+def root(folder: str | None) -> Path:
+    """The folder that a config gives; an error with what to do if it is none."""
     if folder is None:
-        raise CalexError("imagefolder: no folder; set `folder` to the one that holds train/ and test/")
+        raise CalexError("imagefolder: no folder; set `folder` to the one that holds train/CLASS/ and test/CLASS/")
     place = existing(folder)
-    for part in ("train", "test"):
-        if not (place / part).is_dir():
-            raise CalexError(f"{place}: no folder '{part}' in it; put images into {place / part}/CLASS/")
-    names = classes(place / "train")
-    parts = [part for part in SPLITS if (place / part).is_dir()]
-    paths, labels, split = list[Path](), list[int](), list[int]()
-    for part in parts:
-        strange = sorted(set(names) ^ set(classes(place / part)))
-        if strange:
-            lacking = part if strange[0] in names else "train"
-            raise CalexError(f"{place}: class '{strange[0]}' has no folder in {lacking}; every part needs the same classes")
-        for label, name in enumerate(names):
-            found = pictures(place / part / name)
-            paths += found
-            labels += [label] * len(found)
-            split += [SPLITS.index(part)] * len(found)
-    pixels = np.empty((len(paths), size, size, 1 if grey else 3), np.uint8)
-    fill(pixels, enumerate(paths), lambda path: decoded(path, str(path), size, fit, grey), "imagefolder", THREADS)
-    where, answers = np.array(split, np.uint8), np.array(labels, np.int64)
-    if "val" not in parts:
-        train = where == SPLITS.index("train")
-        where[train] = held_out(answers[train], val, split_seed)
-    return Images(images=pixels, labels=answers, split=where, names=np.array(names))
+    if place.is_dir():
+        return place
+    suffix = "".join(place.suffixes[-2:]).lower()
+    if suffix.endswith(".zip") or ".tar" in suffix or suffix.endswith(".tgz"):
+        target = place.with_name(place.name.split(".")[0])
+        unpack = "unzip {0} -d {1}" if suffix.endswith(".zip") else "mkdir {1} && tar -xf {0} -C {1}"
+        raise CalexError(f"{place}: is an archive; unpack it (`{unpack.format(place, target)}`) and set `folder` to {target}")
+    raise CalexError(f"{place}: is a file; set `folder` to the folder that holds train/CLASS/ and test/CLASS/")
 
 
-def classes(folder: Path) -> list[str]:
-    """The names of the class folders, sorted."""
-    found = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if len(found) < 2:
-        raise CalexError(f"{folder}: {len(found)} class folders; at least two are needed, {folder}/CLASS/")
-    return found
-
-
-def pictures(folder: Path) -> list[Path]:
-    """Every image file below a class folder, at any depth, sorted; other files are left out, with a word about it."""
-    known = Image.registered_extensions()
-    files = sorted(Path(at) / file for at, _, found in os.walk(folder, followlinks=True) for file in found if file[0] != ".")
-    chosen = [file for file in files if file.suffix.lower() in known]
-    if not chosen:
-        raise CalexError(f"{folder}: no images in it; add some or remove the class from every part")
-    if len(chosen) < len(files):
-        other = next(file for file in files if file.suffix.lower() not in known)
-        say(f"{folder}: {len(files) - len(chosen)} files are no images and left out ({other.name}, …)")
-    return chosen
+def check_empty(tree: Tree, names: list[str]) -> None:
+    """An error that names every class folder without an image."""
+    empty = [f"{split}/{name}" for split, found in tree.files.items() for name in names if not found[name]]
+    if empty:
+        left = tree.left_out.lines(warnings=False) + tree.left_out.lines(warnings=True)
+        told = f" ({'; '.join(left)})" if left else ""
+        raise CalexError(f"no images in {listed(empty)}{told}; add some or remove the class from every split")

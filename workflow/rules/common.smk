@@ -9,7 +9,7 @@ from pathlib import Path
 
 from snakemake.common.configfile import load_configfile
 
-from calex import plan, plugins, recipes, sources
+from calex import datasets, plan, plugins, recipes, sources
 from calex.config import merged, read_yaml, validated
 from calex.errors import CalexError, suggestion
 from calex.files import canonical_json

@@ -13,7 +13,7 @@ rule prepare_dataset:
         "../../environment.yml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=lambda w: datasets.memory_mb(config["datasets"][w.dataset]["source"]),
         runtime=60,
         gpu=0,
     params:

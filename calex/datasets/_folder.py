@@ -1,0 +1,285 @@
+"""The structure of a folder of images: which of its folders are splits and classes, and which files are images.
+
+Whatever is not taken is counted by reason, so that what lies in a folder and what is used never differ in silence.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+
+from PIL import Image
+
+from calex.errors import CalexError, listed
+from calex.images import SPLITS
+
+# What people call the folder of a split, in any case.
+ALIASES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+SPLIT_OF = {alias: split for split, aliases in ALIASES.items() for alias in aliases}
+AMBIGUOUS = ("eval", "evaluation")  # val or test
+
+# Folders and files that systems leave among images, in any case; so are all that begin with a dot.
+SYSTEM = {
+    "@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot", "__macosx", "$recycle.bin", "recycler",
+    "system volume information", "lost+found", "found.000", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
+}  # fmt: skip
+
+# What is no image for us although people keep it among images: suffixes, what it is, what to do.
+OTHER_KINDS = (
+    ((".heic", ".heif", ".hif"), "HEIC photos", "convert them to JPEG"),
+    ((".pdf", ".eps", ".ps", ".ai", ".svg", ".svgz", ".wmf", ".emf"), "documents or drawings", "render them to PNG"),
+    ((".h5", ".hdf", ".hdf5", ".npy", ".npz", ".mat", ".parquet", ".tfrecord", ".tfrecords", ".lmdb", ".pkl", ".pt",
+      ".grib", ".bufr"),
+     "arrays", "write them as images, or write a source for them"),
+    ((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"), "videos", "take images out of them"),
+    ((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"), "raw photos", "develop them to JPEG or TIFF"),
+    ((".dcm", ".nii"), "medical images", "convert them to PNG, or write a source for them"),
+    ((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"), "archives", "unpack them"),
+)  # fmt: skip
+KIND_OF = {suffix: (kind, remedy) for suffixes, kind, remedy in OTHER_KINDS for suffix in suffixes}
+
+
+@dataclass
+class LeftOut:
+    """Files that are not taken: how many by reason, an example of each, and which of it users should look at."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, str] = field(default_factory=dict)
+    remedies: dict[str, str] = field(default_factory=dict)
+
+    def add(self, reason: str, example: Path, remedy: str = "") -> None:
+        self.counts[reason] += 1
+        self.examples.setdefault(reason, str(example))
+        if remedy:
+            self.remedies[reason] = remedy
+
+    def lines(self, warnings: bool) -> list[str]:
+        """One line a reason: those that ask for something, or the others."""
+        return [
+            f"{count} left out: {reason}, such as {self.examples[reason]}" + (f"; {self.remedies[reason]}" if warnings else "")
+            for reason, count in sorted(self.counts.items())
+            if (reason in self.remedies) == warnings
+        ]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """files: {split: {class: files}}, both in no order but that of the folder; a flat folder of classes is all `train`."""
+
+    files: dict[str, dict[str, list[Path]]]
+    left_out: LeftOut
+
+
+def is_system(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in SYSTEM
+
+
+def images_suffixes() -> set[str]:
+    """The suffixes that Pillow decodes, in lower case."""
+    return {suffix for suffix in Image.registered_extensions() if suffix not in KIND_OF}
+
+
+def folders(place: Path) -> list[Path]:
+    """The folders in a folder that are no system's, sorted."""
+    try:
+        return sorted(Path(entry) for entry in os.scandir(place) if entry.is_dir() and not is_system(entry.name))
+    except OSError:
+        return []
+
+
+def has_splits(place: Path) -> bool:
+    """Does a folder hold one that is named like a split and has folders of classes?"""
+    return any(folder.name.casefold() in SPLIT_OF and folders(folder) for folder in folders(place))
+
+
+def has_images(place: Path, deep: bool = True) -> bool:
+    """Is there an image file in a folder, or anywhere below it?"""
+    known = images_suffixes()
+    for _, below, files in os.walk(place):
+        below[:] = [name for name in below if deep and not is_system(name)]
+        if any(Path(file).suffix.lower() in known and not is_system(file) for file in files):
+            return True
+    return False
+
+
+def read_tree(place: Path) -> Tree:
+    """What lies in a folder, `train/CLASS/…`, `test/CLASS/…` and perhaps `val/CLASS/…`, or `CLASS/…` alone.
+
+    Raises CalexError where it cannot be understood, with the folder that is probably meant.
+    """
+    left_out = LeftOut()
+    splits = split_folders(place, left_out)
+    if not splits:
+        check_level(place)
+        splits = {"train": place}
+    elif "train" not in splits:
+        raise CalexError(f"{place}: no folder 'train' in it, only {listed(splits.values())}; put images into train/CLASS/")
+    _count_strays(place, left_out)
+    files = {split: class_files(splits[split], left_out) for split in SPLITS if split in splits}
+    return Tree(files, left_out)
+
+
+def split_folders(place: Path, left_out: LeftOut) -> dict[str, Path]:
+    """{split: its folder}; none where the folders are classes. Unknown folders beside splits are left out, or refused
+    where they look like a split that is missing."""
+    named: dict[str, list[Path]] = {}
+    others = []
+    for folder in folders(place):
+        split = SPLIT_OF.get(folder.name.casefold())
+        if split is None:
+            others.append(folder)
+        else:
+            named.setdefault(split, []).append(folder)
+    if others and not any(folders(folder) for found in named.values() for folder in found):
+        return {}  # a class may be named 'train'
+    for split, found in named.items():
+        if len(found) > 1:
+            names = " and ".join(f"'{folder.name}'" for folder in found)
+            raise CalexError(f"{place}: {names} are both the {split} images; join them or rename one")
+    splits = {split: found[0] for split, found in named.items()}
+    missing = [split for split in SPLITS if split not in splits]
+    classes = {folder.name for split in splits.values() for folder in folders(split)}
+    for folder in others if splits else []:
+        same = len(classes & {below.name for below in folders(folder)})
+        if missing and (same >= 2 or folder.name.casefold() in AMBIGUOUS):
+            name = folder.name.casefold()
+            close = (
+                [] if name in AMBIGUOUS else get_close_matches(name, [a for split in missing for a in ALIASES[split]], 1, 0.75)
+            )
+            hint = f"did you mean '{close[0]}'?" if close else f"rename it to {' or '.join(missing)}, or move it away"
+            lacks = " or ".join(f"'{split}'" for split in missing)
+            raise CalexError(f"{place}: no folder {lacks} in it, and '{folder.name}' may be one; {hint}")
+        left_out.add("unknown folders", folder, "a split is named train, val or test")
+    return splits
+
+
+def check_level(place: Path) -> None:
+    """A folder without splits must be one of classes; if it is none, an error says which folder is probably meant."""
+    whole = place.resolve()
+    beside = [folder for folder in folders(whole.parent) if folder.name.casefold() in SPLIT_OF and folder != whole]
+    if whole.name.casefold() in SPLIT_OF and any(folders(folder) for folder in beside):
+        raise CalexError(
+            f"{place}: is the split '{whole.name}' of a dataset, with '{beside[0].name}' beside it; set `folder` to"
+            f" {whole.parent}"
+        )
+    below = folders(place)
+    holders = [folder for folder in below if has_images(folder)]
+    inner = [folder for folder in below if has_splits(folder)]
+    if inner:
+        raise CalexError(f"{place}: the splits lie one level deeper; set `folder` to {' or '.join(map(str, inner))}")
+    crossed = [
+        folder for folder in below if {"train", "test"} <= {SPLIT_OF.get(split.name.casefold()) for split in folders(folder)}
+    ]
+    if len(crossed) > 1:
+        first = crossed[0].name
+        raise CalexError(f"{place}: splits lie below classes ({first}/train); move {first}/train to train/{first} and so on")
+    if len(holders) >= 2:
+        return
+    if not below and has_images(place, deep=False):
+        meant = whole.parent.parent if whole.parent.name.casefold() in SPLIT_OF else whole.parent
+        raise CalexError(f"{place}: holds images, but no folders of classes; set `folder` to {meant}, if this is a class of it")
+    if len(holders) == 1 and len(folders(holders[0])) >= 2:
+        raise CalexError(f"{place}: the folders of classes lie one level deeper; set `folder` to {holders[0]}")
+    found = f"one folder with images, {holders[0].name}" if holders else "no folder with images"
+    raise CalexError(f"{place}: {found}; put images into {place}/train/CLASS/ and test/CLASS/, of two classes at least")
+
+
+def _count_strays(place: Path, left_out: LeftOut) -> None:
+    """Files and system folders that lie beside splits or flat classes."""
+    for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
+        if is_system(entry.name):
+            left_out.add("hidden or system files and folders", Path(entry))
+        elif not entry.is_dir():
+            _leave_out(Path(entry), left_out)
+
+
+def _leave_out(file: Path, left_out: LeftOut) -> None:
+    """Count a file that lies outside of the classes."""
+    if file.suffix.lower() in images_suffixes():
+        left_out.add("images outside of the folders of classes", file, "put them into CLASS/ folders")
+    else:
+        left_out.add(*_reason(file))
+
+
+def _reason(file: Path) -> tuple[str, Path, str]:
+    """Why a file is no image: what it is, itself, what to do about it."""
+    suffix = file.suffix.lower()
+    kind, remedy = KIND_OF.get(suffix, ("", ""))
+    if kind:
+        return f"{kind} ({suffix})", file, remedy
+    if not suffix:
+        return "files without a suffix", file, "give images their suffix" if _is_image(file) else ""
+    return f"{suffix} files", file, ""
+
+
+def _is_image(file: Path) -> bool:
+    try:
+        with Image.open(file):
+            return True
+    except Exception:  # whatever a library raises at bytes that are no image
+        return False
+
+
+def class_files(folder: Path, left_out: LeftOut) -> dict[str, list[Path]]:
+    """{class: its image files} of a split's folder; names in Unicode's composed form (NFC), so that 'café' is one class."""
+    _count_strays(folder, left_out)
+    classes: dict[str, list[Path]] = {}
+    for below in folders(folder):
+        classes.setdefault(unicodedata.normalize("NFC", below.name), []).extend(image_files(below, left_out))
+    if len(classes) < 2:
+        only = folders(folder)
+        if len(only) == 1 and len(folders(only[0])) >= 2:
+            raise CalexError(f"{folder}: the folders of classes lie one level deeper, in {only[0]}; move them up")
+        direct = ", images lie directly in it" if has_images(folder, deep=False) else ""
+        raise CalexError(f"{folder}: {len(classes)} class folders{direct}; at least two are needed, {folder}/CLASS/")
+    return {name: sorted(files) for name, files in classes.items()}
+
+
+def image_files(folder: Path, left_out: LeftOut) -> list[Path]:
+    """Every image file below a class's folder, at any depth, each real file once: links that lead back or to the same file
+    are counted and passed over."""
+    known = images_suffixes()
+    found, seen = list[Path](), set[tuple[int, int]]()
+    for file, _ in sorted(walk(folder, left_out), key=lambda item: (item[1], item[0])):
+        if file.suffix.lower() not in known:
+            left_out.add(*_reason(file))
+            continue
+        try:
+            status = file.stat()
+        except OSError:
+            left_out.add("links that lead nowhere", file, "mend or remove them")
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            left_out.add("links to an image of the same class", file)
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        found.append(file)
+    return found
+
+
+def walk(
+    folder: Path, left_out: LeftOut, above: frozenset[str] = frozenset(), linked: bool = False
+) -> Iterator[tuple[Path, bool]]:
+    """Every file below a folder that is no system's, and whether a link leads to it; links that lead back are passed over."""
+    real = os.path.realpath(folder)
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        path = Path(entry)
+        if is_system(entry.name):
+            left_out.add("hidden or system files and folders", path)
+        elif entry.is_dir():
+            target = os.path.realpath(path)
+            if target in above or os.path.commonpath([target, real]) == target:
+                left_out.add("links to a folder that they lie in", path)
+            else:
+                yield from walk(path, left_out, above | {real}, linked or entry.is_symlink())
+        else:
+            yield path, linked or entry.is_symlink()
