@@ -109,6 +109,16 @@ def precision_margin(
     return found
 
 
+def support(predictions: np.ndarray, classes: int, min_support: int) -> tuple[np.ndarray, np.ndarray]:
+    """(K,) int64: how many classes each branch predicts for at least `min_support` images; (K,) float64: these images' share.
+
+    predictions: (K, N) int64. The other classes get no threshold that lets an image leave, unless all of them may.
+    """
+    counts = np.stack([np.bincount(predicted, minlength=classes) for predicted in predictions])
+    enough = counts >= min_support
+    return enough.sum(axis=1), np.where(enough, counts, 0).sum(axis=1) / predictions.shape[1]
+
+
 def folds(classes: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
     """(N,) int64 in [0, count): a fixed assignment of validation images to folds, stratified by `classes` (N,).
 

@@ -227,7 +227,9 @@ def test_thresholds_that_are_none(exits: list[Path], tmp_path: Path) -> None:
     # The exits would have been written over the points.
     one_line("--out:", evaluate.run, argparse.Namespace(**asked | {"out": tmp_path / "p.parquet"}))
     one_line("--key: 'seed' is 'x'", evaluate.run, argparse.Namespace(**asked | {"key": parse(KEY.replace("0}", '"x"}'))}))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["exits1.npz", "exits2.npz", "exits3.npz", "t.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("exits1.npz", "exits2.npz", "exits3.npz", "t.calibration.json", "t.parquet")
+    ]
 
 
 def test_sharpness_may_be_infinite_all_the_way(tmp_path: Path) -> None:

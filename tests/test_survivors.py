@@ -212,7 +212,7 @@ def test_the_step_warns_when_nobody_survives(tmp_path, capsys):
     everybody = exits([[0] * 6], [[0.9] * 6], [0] * 6, [0] * 6, 2)  # all right: all leave
     found, said = weigh(tmp_path, everybody, [everybody], capsys)
     np.testing.assert_array_equal(found, np.ones((1, 6)))
-    assert "warning: no training image survives" in said
+    assert "warning: weigh-survivors 2: no training image survives" in said
 
 
 def test_the_step_warns_when_few_images_carry_the_weights(tmp_path, capsys):
@@ -221,4 +221,4 @@ def test_the_step_warns_when_few_images_carry_the_weights(tmp_path, capsys):
     train = exits([[1] + [0] * 99], [[0.9] * 100], [0] * 100, [0] * 100, 2)
     found, said = weigh(tmp_path, everybody, [train], capsys, floor=0.0)
     assert found[0, 0] == 100 and not found[0, 1:].any()
-    assert "worth 1 of 100 images" in said and "warning: few images carry the weights" in said
+    assert "worth 1 of 100 images" in said and "warning: weigh-survivors 2: the weights rest on few images" in said

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from calex.calibration import precision_margin
+from calex.calibration import precision_margin, support
 from calex.exits import Exits
+from calex.progress import listed
 
 # population: calibrate branch k on the `survivors` of earlier branches at the same margin, or on `all` images.
 # min_support: how many validation images of a class must leave for a threshold to be believed.
@@ -15,6 +16,8 @@ from calex.exits import Exits
 OPTIONS = {"population": "survivors", "min_support": 5, "steps": 40}
 CHOICES = {"population": ["survivors", "all"]}
 RANGES = {"min_support": "[1, inf)", "steps": "[1, inf)"}
+
+REMEDY = "lower min_support, or use the policy `global`, which has no threshold a class"
 
 
 def parameters(steps: int, **_: Any) -> list[dict[str, float]]:
@@ -34,3 +37,20 @@ def thresholds(
     """(P, K, C) float64 from validation exits."""
     margins = np.array([point["margin"] for point in swept])
     return precision_margin(exits, margins, correct, population, min_support)
+
+
+def diagnosis(exits: Exits, min_support: int, remedy: str = REMEDY, **_: Any) -> tuple[dict[str, Any], list[str]]:
+    """How many classes have enough validation images for a threshold of their own, at each branch before anything leaves.
+
+    Warns where these are the classes of fewer than half of the images. `remedy` says what helps beside more images.
+    """
+    classes, share = support(exits.predictions, exits.classes, min_support)
+    numbers = {"min_support": min_support, "classes_with_min_support": classes.tolist()}
+    few = np.flatnonzero(share < 0.5)
+    if not len(few):
+        return numbers, []
+    return numbers, [
+        f"only {listed(classes[few])} of {exits.classes} classes have min_support ({min_support}) of the "
+        f"{exits.predictions.shape[1]} validation images at branch {listed(few + 1)}; images that are answered otherwise hardly "
+        f"ever leave there: hold out more validation images, {remedy}"
+    ]

@@ -13,6 +13,8 @@ from calex.exits import Exits
 OPTIONS = {"steps": 120}
 RANGES = {"steps": "[1, inf)"}
 
+REMEDY = "or choose another score: the branches give few different values of this one"
+
 
 def parameters(steps: int, **_: Any) -> list[dict[str, float]]:
     """The operating points, cheapest first: at which quantile of all branches' validation scores the threshold lies.

@@ -1,5 +1,8 @@
 """Turn exits into thresholds by a policy, on validation images only: {policy}.thresholds.parquet.
 
+A record beside it, {policy}.calibration.json, says whether these images were enough to choose from: how many of the
+operating points are distinct, and what the policy itself knows.
+
 Besides the thresholds from all of validation (fold −1, for test images) there is a set for each fold, made
 without it: with these, validation images are judged by thresholds that never saw them.
 """
@@ -12,12 +15,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from calex import exits, plugins, settings
+from calex import cascade, exits, plugins, settings
 from calex.calibration import folds
 from calex.errors import CalexError
-from calex.files import canonical_json, replacing
+from calex.files import canonical_json, replacing, write_json
 from calex.points import THRESHOLDS
-from calex.progress import say
+from calex.progress import say, warn
+
+# Operating points: fewer distinct ones than this share of them, or than this number, are few to choose from.
+FEW_SHARE, FEW = 0.1, 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help='JSON: {"policy": {"name": "cpm", …}, "score", "correct", "folds"}',
     )
-    parser.add_argument("--out", type=Path, required=True, help="the thresholds to write (.parquet)")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the thresholds to write (.parquet); the record goes beside them"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -58,6 +66,34 @@ def run(args: argparse.Namespace) -> None:
         },
         schema=THRESHOLDS,
     )
+    distinct, warnings = distinct_points(validation, found[0], getattr(policy, "REMEDY", ""))
+    numbers, more = policy.diagnosis(validation, **options) if hasattr(policy, "diagnosis") else ({}, [])
+    record = {
+        "images": size,
+        "classes": found.shape[3],
+        "branches": found.shape[2],
+        "operating_points": found.shape[1],
+        "distinct_operating_points": distinct,
+        **numbers,
+        "warnings": warnings + more,
+    }
     with replacing(args.out) as partial:
         frame.write_parquet(partial)
-    say(f"calibrate {args.out.stem}: {len(swept)} operating points, {found.shape[2]} branches, {found.shape[3]} classes")
+    stem = args.out.name.removesuffix(".parquet").removesuffix(".thresholds")
+    write_json(args.out.with_name(f"{stem}.calibration.json"), record)
+    who = f"calibrate {stem}"
+    say(f"{who}: " + ", ".join(f"{name} {value}" for name, value in record.items() if name != "warnings"))
+    for warning in record["warnings"]:
+        warn(f"{who}: {warning}")
+
+
+def distinct_points(validation: exits.Exits, thresholds: np.ndarray, remedy: str) -> tuple[int, list[str]]:
+    """How many operating points, thresholds (P, K, C), let validation images leave differently; a warning, if these are few."""
+    points, images = len(thresholds), len(validation.labels)
+    distinct = len({taken.tobytes() for taken in cascade.leave(validation, thresholds)})
+    if distinct >= min(points, max(FEW, FEW_SHARE * points)):
+        return distinct, []
+    return distinct, [
+        f"only {distinct} of {points} operating points differ on the {images} validation images: there is little to choose from; "
+        + ", ".join(filter(None, ["hold out more validation images", remedy]))
+    ]

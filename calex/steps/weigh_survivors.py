@@ -1,7 +1,8 @@
 """Weigh the training images by how likely they are to reach branch k: weights{k}.npy.
 
 A weighting (a file in calex/weightings) turns what branches 1..k−1 say into weights; `survivors` calibrates
-them on validation at the training margin and multiplies the chances to stay.
+them on validation at the training margin and multiplies the chances to stay. A record beside the weights, weights{k}.json,
+says how many images they rest on.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from calex import exits, plugins, settings
-from calex.files import write_npy
-from calex.progress import say
+from calex.files import write_json, write_npy
+from calex.progress import say, warn
 from calex.survivors import effective_sample_size
 
 # Below this share of the images' number, the weights rest on few of them.
@@ -28,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help='JSON: {"weighting": {"name": "survivors", …}, "score", "correct"}',
     )
-    parser.add_argument("--out", type=Path, required=True, help="the weights to write (.npy, (V, N) float64)")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="the weights to write (.npy, (V, N) float64); the record goes beside them"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -37,14 +40,19 @@ def run(args: argparse.Namespace) -> None:
     validation = exits.read(args.exits, "val", chosen["score"])
     training = [exits.read(args.exits, "train", chosen["score"], view) for view in range(exits.views(args.exits[0], "train"))]
     u = np.stack([weighting.survival(validation, train, chosen["correct"], **options) for train in training])
-    label = f"weigh-survivors {len(args.exits) + 1}"
-    if not u.any():
-        say(
-            f"{label}: warning: no training image survives branches 1..{len(args.exits)}; all weights are 1. Lower train_margin"
-        )
     w = weighting.weights(u, **options)
+    numbers, warnings = weighting.diagnosis(validation, u, **options) if hasattr(weighting, "diagnosis") else ({}, [])
     worth = effective_sample_size(w)
-    say(f"{label}: survival {u.mean():.3f} on average; the weights are worth {worth:.0f} of {w.size} images")
+    if not u.any():
+        warnings.append(f"no training image survives branches 1..{len(args.exits)}; all weights are 1. Lower train_margin")
     if worth < FEW * w.size:
-        say(f"{label}: warning: few images carry the weights; raise sharpness or floor, or lower train_margin")
+        warnings.append(
+            f"the weights rest on few images (worth {worth:.0f} of {w.size}); raise sharpness or floor, or lower train_margin"
+        )
+    record = {"images": w.shape[1], "views": len(w), "survival": float(u.mean()), "effective_sample_size": worth, **numbers}
     write_npy(args.out, w)
+    write_json(args.out.with_suffix(".json"), record | {"warnings": warnings})
+    label = f"weigh-survivors {len(args.exits) + 1}"
+    say(f"{label}: survival {u.mean():.3f} on average; the weights are worth {worth:.0f} of {w.size} images")
+    for warning in warnings:
+        warn(f"{label}: {warning}")

@@ -9,6 +9,7 @@ import numpy as np
 from calex import survivors
 from calex.calibration import precision_margin
 from calex.exits import Exits
+from calex.policies import cpm
 
 SEQUENTIAL = True
 
@@ -27,3 +28,16 @@ def survival(
 
 def weights(u: np.ndarray, floor: float, **_: Any) -> np.ndarray:
     return survivors.weights(u, floor)
+
+
+def diagnosis(
+    validation: Exits, u: np.ndarray, min_support: int, sharpness: float, **_: Any
+) -> tuple[dict[str, Any], list[str]]:
+    """Whether there are enough validation images to say who survives, and whether survival says anything."""
+    numbers, warnings = cpm.diagnosis(validation, min_support, "lower weighting.min_support, or use the weighting `uniform`")
+    if u.any() and np.ptp(u) == 0 and np.isfinite(sharpness):
+        warnings.append(
+            f"every training image survives alike ({u.flat[0]:.3g}), so the weights are all 1, as with `uniform`; "
+            "raise train_margin, or lower min_support"
+        )
+    return numbers, warnings

@@ -96,7 +96,8 @@ rule weigh_survivors:
     input:
         lambda w: exits_up_to(int(w.k) - 1)(w),
     output:
-        f"{CASCADE}/weights{{k}}.npy",
+        weights=f"{CASCADE}/weights{{k}}.npy",
+        record=f"{CASCADE}/weights{{k}}.json",
     log:
         f"logs/{CASCADE.removeprefix('results/')}/weights{{k}}.log",
     benchmark:
@@ -114,4 +115,4 @@ rule weigh_survivors:
     message:
         "{wildcards.dataset} {wildcards.backbone} {wildcards.method} seed {wildcards.seed}: weighing survivors for branch {wildcards.k}"
     shell:
-        "python -m calex weigh-survivors --exits {input} --settings {params.settings:q} --out {output} 2>&1 | tee {log}"
+        "python -m calex weigh-survivors --exits {input} --settings {params.settings:q} --out {output.weights} 2>&1 | tee {log}"

@@ -5,7 +5,8 @@ rule calibrate:
     input:
         exits_up_to(branch_count),
     output:
-        f"{CASCADE}/{{policy}}.thresholds.parquet",
+        thresholds=f"{CASCADE}/{{policy}}.thresholds.parquet",
+        record=f"{CASCADE}/{{policy}}.calibration.json",
     log:
         f"logs/{CASCADE.removeprefix('results/')}/{{policy}}.thresholds.log",
     benchmark:
@@ -25,7 +26,7 @@ rule calibrate:
     message:
         "{wildcards.dataset} {wildcards.backbone} {wildcards.method} seed {wildcards.seed}: calibrating {wildcards.policy}"
     shell:
-        "python -m calex calibrate --exits {input} --settings {params.settings:q} --out {output} 2>&1 | tee {log}"
+        "python -m calex calibrate --exits {input} --settings {params.settings:q} --out {output.thresholds} 2>&1 | tee {log}"
 
 
 rule evaluate:
