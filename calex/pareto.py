@@ -19,6 +19,16 @@ BUDGETS = (0.7, 0.6, 0.5, 0.4, 0.3)
 AREA_BUDGETS = tuple((np.arange(300, 701) / 1000).tolist())
 
 
+def deployable(points: pl.DataFrame) -> pl.DataFrame:
+    """The rows of methods that one could deploy: neither the backbone's own nor an oracle's."""
+    return points.filter((pl.col("method") != "backbone") & (pl.col("policy") != "oracle"))
+
+
+def by_backbone(points: pl.DataFrame) -> list[pl.DataFrame]:
+    """A table for each backbone, by name; the order of rows stays."""
+    return points.sort("backbone", maintain_order=True).partition_by("backbone", maintain_order=True)
+
+
 def front(accuracy: np.ndarray, cost: np.ndarray) -> np.ndarray:
     """Mask (n,) of the points that no other beats: at least as accurate and as cheap, and better in one.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from itertools import product
 from typing import Any
@@ -11,8 +12,11 @@ import numpy as np
 import polars as pl
 
 from calex.paired import SCHEMA
-from calex.pareto import BUDGETS, at_budgets, mark_fronts, over_seeds
+from calex.pareto import BUDGETS, at_budgets, deployable, mark_fronts, over_seeds
+from calex.report import page as report_page
+from calex.report.tables import sections
 
+TWO = {"calexnet": 1.12, "reference": 1.0}
 REACH = {"resnet18": (0.27, 0.51, 0.75), "resnet50": (0.22, 0.48, 0.80)}  # FLOPs to each tap, the backbone being 1
 HEAD = 0.012
 BACKBONE_ACCURACY = {"resnet18": 0.978, "resnet50": 0.984}
@@ -48,8 +52,7 @@ def operating_points(
 
 def paired_with(ours: tuple[str, str], points: pl.DataFrame, half: float = 0.012) -> pl.DataFrame:
     """The table that `compare` writes, with differences as `points` has them and intervals of one width."""
-    deployed = points.filter((pl.col("method") != "backbone") & (pl.col("policy") != "oracle"))
-    means = over_seeds(at_budgets(deployed, BUDGETS), "test_accuracy")
+    means = over_seeds(at_budgets(deployable(points), BUDGETS), "test_accuracy")
     mine = (pl.col("method") == ours[0]) & (pl.col("policy") == ours[1])
     rows = means.filter(~mine).join(
         means.filter(mine).select("backbone", "budget", ours_accuracy="mean", ours_seeds="seeds"), on=("backbone", "budget")
@@ -145,3 +148,14 @@ RUN: dict[str, Any] = {
     },
     "command": "snakemake --cores all results/pareto_digits.html",
 }
+
+
+def page(points: pl.DataFrame, run: dict[str, Any] = RUN, paired: pl.DataFrame | None = None) -> str:
+    """The page alone, without the pictures beside it."""
+    return report_page.page(points, sections(points, paired), run)
+
+
+def text_of(html: str) -> str:
+    """What a reader reads: the page without scripts, styles and tags, in single spaces."""
+    html = re.sub(r"(?s)<(script|style|noscript)\b.*?</\1>", " ", html)
+    return " ".join(re.sub(r"<[^>]+>", " ", html).split())

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY
 
-from calex import benchmarks, plugins, speed
+from calex import benchmarks, plugins
 from calex.__main__ import main
 from calex.benchmarks import Row, memory, row
 from calex.benchmarks._stores import made
 from calex.features.store import verify
+from calex.report import benchmarks_page
 from calex.steps import quote, sizes
 
 LINUX = pytest.mark.skipif(not memory.STATUS.exists(), reason="memory is read from Linux's /proc")
@@ -101,8 +102,8 @@ def test_where_memory_cannot_be_read_the_question_is_skipped(tmp_path, monkeypat
     result = measured(tmp_path, "memory")
     assert result["rows"] == [] and "Linux" in result["skipped"]
     assert "benchmark memory: skipped" in capsys.readouterr().err
-    assert "skipped | | | | anonymous memory" in speed.markdown([result], "command")
-    assert "Skipped: anonymous memory" in speed.page([result], "command")
+    assert "skipped | | | | anonymous memory" in benchmarks_page.markdown([result], "command")
+    assert "Skipped: anonymous memory" in benchmarks_page.page([result], "command")
 
 
 def test_a_disk_without_room_is_refused_in_one_line(tmp_path, monkeypatch, capsys):
@@ -140,21 +141,23 @@ FREE = Row("without a limit", 250.0, 240.0, 260.0, None, False, "9 images/s")
 
 def test_a_missed_limit_is_reported_as_missed():
     results = [result("dump", KEPT), result("reading", MISSED)]
-    assert speed.verdict(results) == "1 of 2 limits met. Missed: streamed / resident."
-    text, html = speed.markdown(results, "command"), speed.page(results, "command")
+    assert benchmarks_page.verdict(results) == "1 of 2 limits met. Missed: streamed / resident."
+    text, html = benchmarks_page.markdown(results, "command"), benchmarks_page.page(results, "command")
     assert "| streamed / resident | 1.4 | 1.3 – 1.5 | ≤ 1.25 | **missed** | 7 images/s |" in text
     assert '<td class="missed">missed</td>' in html and html.count(">met</td>") == 1
     assert "1 of 2 limits met. Missed: streamed / resident." in html
 
 
 def test_all_limits_met_is_said():
-    assert speed.verdict([result("training", FASTER, FREE)]) == "All of 1 limit met."
-    assert "| without a limit | 250 | 240 – 260 |  |  | 9 images/s |" in speed.markdown([result("training", FASTER, FREE)], "c")
+    assert benchmarks_page.verdict([result("training", FASTER, FREE)]) == "All of 1 limit met."
+    assert "| without a limit | 250 | 240 – 260 |  |  | 9 images/s |" in benchmarks_page.markdown(
+        [result("training", FASTER, FREE)], "c"
+    )
 
 
 def test_the_chart_is_about_limits():
     drawn = json.loads(
-        re.search(r'id="spec-0">(.*?)</script>', speed.page([result("dump", KEPT, MISSED, FASTER, FREE)], "c"))[1]
+        re.search(r'id="spec-0">(.*?)</script>', benchmarks_page.page([result("dump", KEPT, MISSED, FASTER, FREE)], "c"))[1]
     )
     rows = {r["name"]: r for rows in drawn["datasets"].values() for r in rows if "name" in r}
     assert set(rows) == {KEPT.name, MISSED.name, FASTER.name}
@@ -165,7 +168,7 @@ def test_the_chart_is_about_limits():
 
 
 def test_the_page_stands_alone():
-    html = speed.page([result("dump", KEPT)], "snakemake <x>")
+    html = benchmarks_page.page([result("dump", KEPT)], "snakemake <x>")
     head = html.split("<script", 1)[0]
     assert html.startswith("<!doctype html>") and '<html lang="en">' in head
     assert "<title>calex: how fast</title>" in head and "default-src 'none'" in head and "prefers-color-scheme: dark" in head
@@ -179,17 +182,17 @@ def test_the_page_stands_alone():
 
     Addresses().feed(html)
     assert Addresses.found == ["data:,"]
-    assert html == speed.page([result("dump", KEPT)], "snakemake <x>")
+    assert html == benchmarks_page.page([result("dump", KEPT)], "snakemake <x>")
 
 
 def test_a_short_run_is_no_evidence():
-    assert "A short run (dump at less than the usual size)" in speed.markdown([result("dump", KEPT, scale=0.1)], "c")
-    assert speed.caveats([result("dump", KEPT)]) == []
+    assert "A short run (dump at less than the usual size)" in benchmarks_page.markdown([result("dump", KEPT, scale=0.1)], "c")
+    assert benchmarks_page.caveats([result("dump", KEPT)]) == []
 
 
 def test_machines_that_differ_are_told_apart():
     results = [result("dump", KEPT, device="a GPU"), result("memory", KEPT), result("reading", KEPT)]
-    gpu, cpu = speed.machines(results)
+    gpu, cpu = benchmarks_page.machines(results)
     assert gpu.startswith("dump: a CPU, a GPU; torch 2.7;") and cpu.startswith("memory and reading: a CPU; torch 2.7;")
 
 
@@ -198,7 +201,7 @@ def test_the_step_puts_questions_in_order_and_refuses_what_is_no_result(tmp_path
         (tmp_path / f"{name}.json").write_text(json.dumps(result(name, KEPT)))
     files = [str(tmp_path / f"{name}.json") for name in ("reading", "dump")]
     assert main(["report-benchmarks", "--results", *files, "--out", str(tmp_path / "page.html")]) == 0
-    assert [found["benchmark"] for found in speed.read([Path(file) for file in files])] == ["dump", "reading"]
+    assert [found["benchmark"] for found in benchmarks_page.read([Path(file) for file in files])] == ["dump", "reading"]
     assert (tmp_path / "page.md").read_text().count("| dump / ") == 2
     (tmp_path / "dump.json").write_text('{"rows": [{}]}')
     assert main(["report-benchmarks", "--results", *files, "--out", str(tmp_path / "other.html")]) == 2
@@ -208,7 +211,7 @@ def test_the_step_puts_questions_in_order_and_refuses_what_is_no_result(tmp_path
 
 
 def test_every_question_has_a_title():
-    assert set(speed.QUESTIONS) == set(plugins.names("benchmarks"))
+    assert set(benchmarks_page.QUESTIONS) == set(plugins.names("benchmarks"))
 
 
 # Sizes on paper

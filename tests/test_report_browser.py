@@ -11,9 +11,8 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from made_up_points import RUN, operating_points
-
-from calex import report
+from made_up_points import TWO, operating_points
+from made_up_points import page as page_of
 
 BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on PATH")
@@ -61,8 +60,7 @@ def appended(page: str, script: str) -> str:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> str:
-    points = operating_points({"calexnet": 1.12, "reference": 1.0}, backbones=("resnet18", "resnet50"))
-    return report.page(points, RUN)
+    return page_of(operating_points(TWO, backbones=("resnet18", "resnet50")))
 
 
 @pytest.mark.parametrize("width", [1280, 500])

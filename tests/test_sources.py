@@ -27,7 +27,7 @@ def test_a_plugin_brings_what_it_imports() -> None:
 
 def test_the_report_knows_its_page_and_nothing_of_the_method() -> None:
     files = set(sources.of_step("report", {}))
-    assert {"calex/report.py", "calex/report.html", "calex/pareto.py"} <= files
+    assert {"calex/report/build.py", "calex/report/page.html", "calex/report/template.html", "calex/pareto.py"} <= files
     assert not any(part in file for file in files for part in ("heads", "recipes", "calibration", "cascade"))
 
 

@@ -81,7 +81,7 @@ def test_an_edited_head_reruns_its_branches_and_what_follows(tiny: Path, tmp_pat
     }
 
 
-@pytest.mark.parametrize("file", ["calex/report.py", "calex/report.html"])
+@pytest.mark.parametrize("file", ["calex/report/wording.py", "calex/report/page.html", "calex/report/template.html"])
 def test_an_edited_report_reruns_only_the_report(tiny: Path, tmp_path: Path, file: str) -> None:
     edit = "\nEDITED = True\n" if file.endswith(".py") else "<!-- edited -->\n"
     jobs = planned(run_snakemake(tiny, REPORT, "-n", repository=edited(tmp_path, file, edit)).stdout)

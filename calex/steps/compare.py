@@ -67,7 +67,7 @@ class Answers:
 
 def table(points: pl.DataFrame, ours: list[dict[str, str]], answers: Answers) -> pl.DataFrame:
     """One row a backbone, budget, curve of ours and curve other than that: `paired.SCHEMA`."""
-    methods = points.filter((pl.col("method") != "backbone") & (pl.col("policy") != "oracle"))
+    methods = pareto.deployable(points)
     found = []
     for (backbone, budget), chosen in pareto.at_budgets(methods, pareto.BUDGETS).group_by("backbone", "budget"):
         curves = {

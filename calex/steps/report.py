@@ -7,7 +7,8 @@ from pathlib import Path
 
 from calex.errors import CalexError
 from calex.files import read_json, replacing
-from calex.report import build, read_paired, read_points
+from calex.report.build import build
+from calex.report.inputs import read_paired, read_points
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from calex import speed
 from calex.errors import CalexError
 from calex.files import replacing
+from calex.report import benchmarks_page
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,8 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     if args.out.suffix != ".html":
         raise CalexError(f"--out {args.out}: this writes a page, name it .html")
-    results, command = speed.read(args.results), "snakemake --cores all results/benchmarks.html"
+    results, command = benchmarks_page.read(args.results), "snakemake --cores all results/benchmarks.html"
     # The page last: where it is, the table is.
-    for suffix, text in ((".md", speed.markdown(results, command)), (".html", speed.page(results, command))):
+    for suffix, text in (
+        (".md", benchmarks_page.markdown(results, command)),
+        (".html", benchmarks_page.page(results, command)),
+    ):
         with replacing(args.out.with_suffix(suffix)) as partial:
             partial.write_text(text, encoding="utf-8")

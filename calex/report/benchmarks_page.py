@@ -8,11 +8,12 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from calex.chart import COLOURS, GREY, spec
 from calex.errors import CalexError
 from calex.files import read_json
-from calex.headline import counted, listed
-from calex.page import template
+from calex.report.formatting import counted, listed
+from calex.report.styles import COLOURS, GREY
+from calex.report.template import template
+from calex.report.vega import spec
 
 # In the order of the data's way; others follow by name.
 QUESTIONS = {
@@ -40,7 +41,7 @@ def read(paths: list[Path]) -> list[dict[str, Any]]:
 
 def page(results: list[dict[str, Any]], command: str) -> str:
     """The page as HTML, with everything it needs inside."""
-    return template("speed.html").render(
+    return template("benchmarks_page.html").render(
         results=[result | {"title": title(result)} for result in results],
         verdict=verdict(results),
         machines=machines(results),

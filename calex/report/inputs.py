@@ -1,0 +1,61 @@
+"""Reading and checking the tables that a report is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from calex import paired as pairs
+from calex.errors import CalexError
+from calex.files import read_parquet
+from calex.pareto import POINT, deployable
+from calex.points import MARKED
+from calex.report.formatting import listed
+
+
+def read_points(path: str | Path) -> pl.DataFrame:
+    """The table of operating points, or a `CalexError` that says what is wrong with it."""
+    points = read_parquet(path, MARKED)
+    check(points, str(path))
+    return points
+
+
+def read_paired(path: str | Path, points: pl.DataFrame) -> pl.DataFrame:
+    """The table of paired differences, or a `CalexError` if it is not one of the same dataset."""
+    paired = read_parquet(path, pairs.SCHEMA, gaps=pairs.GAPS)
+    if set(paired["dataset"]) - set(points["dataset"]):
+        raise CalexError(f"{path}: is about {listed(sorted(set(paired['dataset'])))}, not {points['dataset'][0]}")
+    return paired
+
+
+def check(points: pl.DataFrame, source: str) -> None:
+    """What a report relies on: one dataset, methods to show, each point once a split, values in their range."""
+    if points["dataset"].n_unique() != 1:
+        datasets = listed(sorted(points["dataset"].unique())) if len(points) else "no rows"
+        raise CalexError(f"{source}: a report is about one dataset, this table has {datasets}; filter it by `dataset`")
+    if not len(deployable(points)):
+        raise CalexError(f"{source}: no operating points but the backbone's and oracles'; evaluate at least one method")
+    if points.select(*POINT, "split").is_duplicated().any():
+        row = points.filter(points.select(*POINT, "split").is_duplicated()).row(0, named=True)
+        raise CalexError(f"{source}: {_name(row)} is there twice for split {row['split']}; a point has one row a split")
+    splits = points.group_by(POINT, maintain_order=True).agg(pl.col("split").sort())
+    lone = splits.filter(pl.col("split") != ["test", "val"])
+    if len(lone):
+        row = lone.row(0, named=True)
+        raise CalexError(f"{source}: {_name(row)} has rows for split {listed(row['split'])}; it needs val and test, no other")
+    wrong = points.filter(
+        ~pl.col("accuracy").is_between(0, 1) | ~(pl.col("flops_fraction").is_finite() & (pl.col("flops_fraction") > 0))
+        | pl.any_horizontal(pl.col("accuracy", "flops_fraction", "exit_share").is_null())
+    )  # fmt: skip
+    if len(wrong):
+        row = wrong.row(0, named=True)
+        raise CalexError(
+            f"{source}: {_name(row)} has accuracy {row['accuracy']} at flops_fraction {row['flops_fraction']}; "
+            "expected an accuracy in [0, 1] and a positive, finite cost"
+        )
+
+
+def _name(row: dict[str, Any]) -> str:
+    return f"point {row['point']} of {row['backbone']}/{row['method']}/{row['variant']}/{row['policy']}/seed{row['seed']}"
