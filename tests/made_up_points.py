@@ -149,6 +149,37 @@ RUN: dict[str, Any] = {
     "command": "snakemake --cores all results/pareto_digits.html",
 }
 
+# What a run adds to its description when steps found something, and of the images.
+WARNINGS: list[dict[str, Any]] = [
+    {"text": "the brightest pixel of all is 15 of 255: nearly black", "where": "digits", "count": 1},
+    {"text": "12 operating points, of which 2 differ", "where": "resnet18, calexnet · cpm, default, seed 0", "count": 6},
+]
+AUDIT: dict[str, Any] = {
+    "images": 1797,
+    "shape": [8, 8, 1],
+    "classes": 10,
+    "splits": {
+        split: {
+            "images": images,
+            "majority": {"class": "three", "images": images // 5, "share": (images // 5) / images},
+            "fewest": {"class": "nine", "images": images // 20},
+            "brightest": 255,
+            "darkest": 0,
+            "constant": 0,
+        }
+        for split, images in RUN["splits"].items()
+    },
+    "identical": {
+        "test_in_train": 3,
+        "val_in_train": 0,
+        "test_in_val": 1,
+        "repeated": {"train": 7, "val": 0, "test": 0},
+        "contradicting": 2,
+        "examples": {},
+    },
+    "skipped": {"not an image": 4},
+}
+
 
 def page(points: pl.DataFrame, run: dict[str, Any] = RUN, paired: pl.DataFrame | None = None) -> str:
     """The page alone, without the pictures beside it."""

@@ -23,7 +23,7 @@ from calex import exits as exits_of
 from calex.errors import CalexError
 from calex.files import read_json, read_npy, read_npz, read_parquet, write_npz
 from calex.settings import parse
-from calex.steps import calibrate, evaluate, pareto, report, weigh_survivors
+from calex.steps import _description, calibrate, evaluate, report, weigh_survivors
 
 SETTINGS = json.dumps({"policy": {"name": "cpm", "steps": 3}, "score": "margin", "correct": "label", "folds": 3})
 KEY = json.dumps({"dataset": "d", "backbone": "b", "method": "m", "variant": "default", "policy": "cpm", "seed": 0})
@@ -248,14 +248,14 @@ def test_a_description_from_empty_files(tiny: Path, tmp_path: Path, file: str) -
         (tmp_path / path).parent.mkdir(exist_ok=True)
         shutil.copy(tiny / "results/digits/resnet18" / path, tmp_path / path)
     chosen = {"name": "digits", "config": {"seeds": [0]}}
-    assert pareto.description(chosen, [tmp_path])["splits"]["val"] == 397
+    assert _description.description(chosen, [tmp_path])["splits"]["val"] == 397
     (tmp_path / file).write_text("{}")
-    one_line(f"{Path(file).name}: holds no '", pareto.description, chosen, [tmp_path])
+    one_line(f"{Path(file).name}: holds no '", _description.description, chosen, [tmp_path])
 
 
 def test_a_damaged_branch_and_a_strange_run(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "branch1.safetensors").write_bytes(b"not weights")
-    one_line("branch1.safetensors: damaged", pareto.training_of, [tmp_path])
+    one_line("branch1.safetensors: damaged", _description.branch_records, [tmp_path])
     (tmp_path / "run.json").write_text('{"backbones": []}')
     asked = argparse.Namespace(
         points=tiny / "results/points_digits.parquet", run=tmp_path / "run.json", out=tmp_path / "r.html"

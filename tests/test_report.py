@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import polars as pl
 import pytest
-from made_up_points import RUN, TWO, operating_points, page, paired_with, text_of
+from made_up_points import AUDIT, RUN, TWO, WARNINGS, operating_points, page, paired_with, text_of
 
 from calex.__main__ import main
 from calex.errors import CalexError
@@ -136,6 +136,35 @@ def test_a_backbone_that_saw_the_test_images_is_reported(points):
     assert "It was trained on val images: what they say of it is flattered." in text_of(page(points, run))
 
 
+def test_warnings_stand_before_the_chart_each_with_where_and_how_often(points):
+    html = page(points, RUN | {"warnings": WARNINGS})
+    read = text_of(html)
+    assert "2 warnings the brightest pixel of all is 15 of 255: nearly black digits " in read
+    assert "of which 2 differ resnet18, calexnet · cpm, default, seed 0 and 5 other places" in read
+    assert html.index("nearly black") < html.index('class="chart"')
+    none = page(points, RUN | {"warnings": []})
+    assert 'id="warnings"' not in none and "0 warnings" not in none
+    many = [WARNINGS[0] | {"text": f"warning {n}"} for n in range(7)]
+    assert "2 more warnings warning 5" in text_of(page(points, RUN | {"warnings": many}))
+
+
+def test_the_images_have_a_table_and_the_majority_is_a_reference(points):
+    read = text_of(page(points, RUN | {"audit": AUDIT}))
+    assert "train 1,000 200 three 50 nine 20.0% 0–255 0" in read
+    assert "3 of test and 0 of val are also in train, 1 of test are also in val; 7 of train," in read
+    assert "2 are in more than one class. Skipped: 4 files (not an image)." in read
+    assert "Always answering “three” would score 20.0." in read
+    assert " Always answering “three”: 20.0.\n" in build(points, RUN | {"audit": AUDIT}).md
+    assert "The images" not in text_of(page(points))
+
+
+def test_balanced_accuracy_stands_beside_the_backbones(points):
+    about = RUN["backbones"]["resnet18"] | {"balanced_accuracy": {"val": 0.9, "test": 0.5}}
+    read = text_of(page(points, RUN | {"backbones": {"resnet18": about}}))
+    assert "The backbone alone: 97.8, balanced over classes 50.0." in read
+    assert "test 97.8%; balanced over classes: val 90.0%, test 50.0%" in read
+
+
 def test_a_table_without_oracles_and_backbone_is_drawn(points):
     bare = points.filter((pl.col("policy") != "oracle") & (pl.col("method") != "backbone"))
     html, svg = page(bare), picture(bare, curve_styles(bare))
@@ -245,7 +274,15 @@ def test_a_table_of_other_differences_is_one_line(tmp_path, capsys, points):
         assert not (tmp_path / "page.html").exists()
 
 
-@pytest.mark.parametrize(("run", "said"), [("{", "not valid JSON"), ("[]", "expected a JSON object")])
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "expected a JSON object"),
+        ('{"audit": []}', "'audit' is not an object"),
+        ('{"warnings": {}}', "'warnings' is not a list"),
+    ],
+)
 def test_a_bad_description_is_one_line(tmp_path, capsys, points, run, said):
     assert step(tmp_path, points, run) == 2
     error = capsys.readouterr().err

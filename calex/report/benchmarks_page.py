@@ -10,7 +10,7 @@ import polars as pl
 
 from calex.errors import CalexError
 from calex.files import read_json
-from calex.report.formatting import counted, listed
+from calex.report.formatting import counted, joined
 from calex.report.styles import COLOURS, GREY
 from calex.report.template import template
 from calex.report.vega import spec
@@ -89,7 +89,7 @@ def verdict(results: list[dict[str, Any]]) -> str:
 def caveats(results: list[dict[str, Any]]) -> list[str]:
     """What a reader must know before believing a number."""
     short = [result["benchmark"] for result in results if result["scale"] < 1]
-    return [f"A short run ({listed(short)} at less than the usual size): its limits say nothing."] if short else []
+    return [f"A short run ({joined(short)} at less than the usual size): its limits say nothing."] if short else []
 
 
 def machines(results: list[dict[str, Any]]) -> list[str]:
@@ -100,7 +100,7 @@ def machines(results: list[dict[str, Any]]) -> list[str]:
         versions = ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
         rounds = f"median and range of {counted(result['repeats'], 'round')}, {counted(result['threads'], 'thread')}"
         found.setdefault(f"{hardware}; {versions}; {rounds}.", []).append(result["benchmark"])
-    return [line if len(found) == 1 else f"{listed(names)}: {line}" for line, names in found.items()]
+    return [line if len(found) == 1 else f"{joined(names)}: {line}" for line, names in found.items()]
 
 
 def number(value: float) -> str:

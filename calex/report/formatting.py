@@ -18,7 +18,7 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
-def listed(names: Iterable[str]) -> str:
+def joined(names: Iterable[str]) -> str:
     """`a`, `a and b`, `a, b and c`; nothing for no names."""
     *rest, last = list(names) or [""]
     return f"{', '.join(rest)} and {last}" if rest else last

@@ -12,7 +12,7 @@ from calex.errors import CalexError
 from calex.files import read_parquet
 from calex.pareto import POINT, deployable
 from calex.points import MARKED
-from calex.report.formatting import listed
+from calex.report.formatting import joined
 
 
 def read_points(path: str | Path) -> pl.DataFrame:
@@ -26,14 +26,14 @@ def read_paired(path: str | Path, points: pl.DataFrame) -> pl.DataFrame:
     """The table of paired differences, or a `CalexError` if it is not one of the same dataset."""
     paired = read_parquet(path, pairs.SCHEMA, gaps=pairs.GAPS)
     if set(paired["dataset"]) - set(points["dataset"]):
-        raise CalexError(f"{path}: is about {listed(sorted(set(paired['dataset'])))}, not {points['dataset'][0]}")
+        raise CalexError(f"{path}: is about {joined(sorted(set(paired['dataset'])))}, not {points['dataset'][0]}")
     return paired
 
 
 def check(points: pl.DataFrame, source: str) -> None:
     """What a report relies on: one dataset, methods to show, each point once a split, values in their range."""
     if points["dataset"].n_unique() != 1:
-        datasets = listed(sorted(points["dataset"].unique())) if len(points) else "no rows"
+        datasets = joined(sorted(points["dataset"].unique())) if len(points) else "no rows"
         raise CalexError(f"{source}: a report is about one dataset, this table has {datasets}; filter it by `dataset`")
     if not len(deployable(points)):
         raise CalexError(f"{source}: no operating points but the backbone's and oracles'; evaluate at least one method")
@@ -44,7 +44,7 @@ def check(points: pl.DataFrame, source: str) -> None:
     lone = splits.filter(pl.col("split") != ["test", "val"])
     if len(lone):
         row = lone.row(0, named=True)
-        raise CalexError(f"{source}: {_name(row)} has rows for split {listed(row['split'])}; it needs val and test, no other")
+        raise CalexError(f"{source}: {_name(row)} has rows for split {joined(row['split'])}; it needs val and test, no other")
     wrong = points.filter(
         ~pl.col("accuracy").is_between(0, 1) | ~(pl.col("flops_fraction").is_finite() & (pl.col("flops_fraction") > 0))
         | pl.any_horizontal(pl.col("accuracy", "flops_fraction", "exit_share").is_null())

@@ -7,23 +7,26 @@ from typing import Any
 
 from calex.pareto import BUDGETS
 from calex.report.claims import Claims
-from calex.report.formatting import counted, interval, listed, percent
+from calex.report.formatting import counted, interval, joined, percent
 from calex.report.tables import Section
 from calex.report.wording import gain_clause
 
 
 def markdown(dataset: str, sections: Iterable[Section], run: dict[str, Any]) -> str:
     """For each backbone its tables; then on what, with what and how they were made."""
-    blocks = [block for section in sections for block in section_blocks(dataset, section)]
+    majority = run.get("audit", {}).get("splits", {}).get("test", {}).get("majority")
+    reference = f" Always answering “{majority['class']}”: {100 * majority['share']:.1f}." if majority else ""
+    blocks = [block for section in sections for block in section_blocks(dataset, section, reference)]
     return "\n\n".join([*blocks, *provenance(run)]) + "\n"
 
 
-def section_blocks(dataset: str, section: Section) -> list[str]:
+def section_blocks(dataset: str, section: Section, reference: str) -> list[str]:
+    """Accuracy, difference, and for each of ours the counts. reference: what the accuracies are to be compared with."""
     budgets = [percent(budget) for budget in BUDGETS]
     alone = f" The backbone alone: {100 * section.backbone_accuracy:.1f}." if section.backbone_accuracy is not None else ""
     blocks = [
         f"**{dataset}, {section.backbone}**: test accuracy in percent within a budget of FLOPs, mean over seeds "
-        f"[minimum–maximum].{alone}",
+        f"[minimum–maximum].{alone}{reference}",
         table(
             ["", *budgets, "area, 30–70% saved"],
             [[row["curve"], *map(accuracy, row["cells"]), area(row["area"])] for row in section.rows],
@@ -104,9 +107,9 @@ def summary(claims: Claims) -> str:
 def provenance(run: dict[str, Any]) -> list[str]:
     """On what, with what and by which command the numbers were made, as far as `run` holds it."""
     images = [f"{number:,} {split}" for split, number in run.get("splits", {}).items()]
-    parts = [f"{listed(images)} images"] if images else []
+    parts = [f"{joined(images)} images"] if images else []
     if seeds := run.get("seeds"):
-        parts.append(f"seed{'s' * (len(seeds) > 1)} {listed(map(str, seeds))}")
+        parts.append(f"seed{'s' * (len(seeds) > 1)} {joined(map(str, seeds))}")
     parts += [kind for kind in run.get("hardware", {}).values() if kind]
     parts.append(", ".join(f"{name} {version}" for name, version in sorted(run.get("versions", {}).items())))
     about = "; ".join(part for part in parts if part)

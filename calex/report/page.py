@@ -31,6 +31,7 @@ def page(points: pl.DataFrame, sections: Sequence[Section], run: dict[str, Any])
         images=dict(points.group_by("split").agg(pl.col("n").max()).iter_rows()),
         exit_colours=exit_colours(branch_count(points)),
         wording=wording,
+        majority=run.get("audit", {}).get("splits", {}).get("test", {}).get("majority"),
         run=run,
         config=yaml.safe_dump(run["config"], sort_keys=False, allow_unicode=True, width=100) if run.get("config") else "",
     )

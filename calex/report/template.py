@@ -25,7 +25,7 @@ def template(name: str) -> jinja2.Template:
     )  # fmt: skip
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     environment.filters.update(
-        percent=formatting.percent, listed=formatting.listed, quantity=formatting.quantity, counted=formatting.counted
+        percent=formatting.percent, joined=formatting.joined, quantity=formatting.quantity, counted=formatting.counted
     )
     environment.globals["scripts"] = scripts()
     return environment.get_template(name)

@@ -8,7 +8,7 @@ from itertools import groupby
 import polars as pl
 
 from calex.report.claims import Comparison, Gains, Range, SeedOrder, Standing, standings
-from calex.report.formatting import counted, listed, percent, signed
+from calex.report.formatting import counted, joined, percent, signed
 
 REDUCTIONS: dict[Range, str] = {
     "middle": "at FLOPs reductions of 30–70%",
@@ -40,7 +40,7 @@ def _kind(lead: Standing) -> tuple[object, ...]:
 def lead_clause(run: Sequence[Standing], budgets: int, curves: int, repeated: bool) -> str:
     """What holds at neighbouring budgets. budgets, curves: how many there are; repeated: whether with several seeds."""
     first = run[0]
-    at = listed(percent(lead.budget) for lead in run)
+    at = joined(percent(lead.budget) for lead in run)
     if len(run) == budgets > 2:
         at = f"every budget from {percent(run[0].budget)} to {percent(run[-1].budget)}"
     at = f"within {at} of the FLOPs"
@@ -51,16 +51,16 @@ def lead_clause(run: Sequence[Standing], budgets: int, curves: int, repeated: bo
     low, high = (f"{100 * lead:.1f}" for lead in (min(lead.lead for lead in run), max(lead.lead for lead in run)))
     by = low if low == high else f"{low} to {high}"
     if first.clear:
-        rivals = listed(dict.fromkeys(lead.runner_up for lead in run if lead.runner_up))
+        rivals = joined(dict.fromkeys(lead.runner_up for lead in run if lead.runner_up))
         whom = rivals if curves == 2 else f"the next best ({rivals})"
         return f"{at} {first.leader} is ahead of {whom} by {by} points, and their ranges over seeds do not overlap"
     if curves == 2:
-        names = listed(sorted((first.leader, first.runner_up)))
+        names = joined(sorted((first.leader, first.runner_up)))
         if repeated:
             return f"{at} the ranges over seeds of {names} overlap (their means are {by} points apart)"
         return f"{at} one seed does not tell {names} apart (they are {by} points apart)"
     leaders = list(dict.fromkeys(lead.leader for lead in run if lead.leader))
-    where = ", ".join(f"{name} at {listed(percent(lead.budget) for lead in run if lead.leader == name)}" for name in leaders)
+    where = ", ".join(f"{name} at {joined(percent(lead.budget) for lead in run if lead.leader == name)}" for name in leaders)
     best = leaders[0] if len(leaders) == 1 else where
     if repeated:
         return f"{at} no method stands out from the ranges over seeds (best mean: {best})"
@@ -133,7 +133,7 @@ def order_sentence(order: SeedOrder) -> str:
     elif len(set(leaders)) == 1:
         text = f"do not stand in the same order for each of {seeds} seeds; {leaders[0]} is first for each"
     else:
-        first = listed(f"{name} for {counted(leaders.count(name), 'seed')}" for name in dict.fromkeys(leaders))
+        first = joined(f"{name} for {counted(leaders.count(name), 'seed')}" for name in dict.fromkeys(leaders))
         text = f"do not stand in the same order for each of {seeds} seeds; first is {first}"
     if order.steady is not None:
         others = len(order.orders[0]) - 1

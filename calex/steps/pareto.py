@@ -1,27 +1,23 @@
 """Gather everything that was evaluated on a dataset and mark each curve's front: points_{dataset}.parquet.
 
-The front is decided on validation rows, variants pooled. A second file, run.json, says what was run: config,
-seeds, versions, hardware, fingerprints.
+The front is decided on validation rows, variants pooled. A second file, run.json, holds what was run: config, seeds,
+versions, hardware, fingerprints, the audit of the images, and every warning of the steps before.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
-import platform
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import polars as pl
-from safetensors import SafetensorError, safe_open
 
-from calex import __version__, pareto, plan, settings
+from calex import pareto, plan, settings
 from calex.errors import CalexError
 from calex.files import read_json, read_npz, read_parquet, replacing, write_json
 from calex.points import SCHEMA
 from calex.progress import say
+from calex.steps import _description
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,18 +33,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, required=True, help="the description of the run to write (.json)")
 
 
+def backbone_answers(exits: Path) -> tuple[float, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """The plain backbone's FLOPs, and for val and test its answers and the labels, each (N,) int64.
+
+    exits: the file of any branch; each holds the backbone's answers too.
+    """
+    names = {split: (f"{split}_backbone", f"{split}_label") for split in ("val", "test")}
+    arrays = read_npz(exits, ["flops_backbone", *names["val"], *names["test"]])
+    for answer, label in names.values():
+        if arrays[answer].ndim != 2 or arrays[answer].shape[1:] != arrays[label].shape or not arrays[answer].size:
+            raise CalexError(f"{exits}: '{answer}' and '{label}' are not of the same images; rerun train-branch")
+    return float(arrays["flops_backbone"]), {split: (arrays[a][0], arrays[b]) for split, (a, b) in names.items()}
+
+
 def backbone_rows(dataset: str, backbone: str, exits: Path, folder: Path) -> pl.DataFrame:
     """The plain backbone as an operating point of its own: one row for val, one for test."""
-    answers = {split: (f"{split}_backbone", f"{split}_label") for split in ("val", "test")}
-    said = read_npz(exits, ["flops_backbone", *answers["val"], *answers["test"]])
-    for answer, label in answers.values():
-        if said[answer].ndim != 2 or said[answer].shape[1:] != said[label].shape or not said[answer].size:
-            raise CalexError(f"{exits}: '{answer}' and '{label}' are not of the same images; rerun train-branch")
     branches = len(read_json(folder / "taps.json", "taps")["taps"])
-    flops = float(said["flops_backbone"])
+    flops, answers = backbone_answers(exits)
     rows = []
-    for split, (answer, label) in answers.items():
-        right = said[answer][0] == said[label]
+    for split, (answer, labels) in answers.items():
+        right = answer == labels
         rows.append(
             {
                 "dataset": dataset, "backbone": backbone, "method": "backbone", "variant": "default", "policy": "none",
@@ -60,92 +64,28 @@ def backbone_rows(dataset: str, backbone: str, exits: Path, folder: Path) -> pl.
     return pl.DataFrame(rows, schema=SCHEMA)
 
 
-def training_of(cascades: Iterable[Path]) -> list[dict[str, Any]]:
-    """On what each branch of some cascades was trained: device, threads, torch. Their folders may hold no branches."""
-    made = []
-    for folder in cascades:
-        for file in sorted(folder.glob("branch*.safetensors")):
-            try:
-                with safe_open(file, framework="np") as weights:
-                    made.append(json.loads((weights.metadata() or {}).get("made", "{}")))
-            except (SafetensorError, ValueError) as error:
-                raise CalexError(f"{file}: damaged ({error}); delete it and rerun train-branch") from None
-    return made
-
-
-def several(values: Iterable[Any]) -> str | None:
-    """Each value once, in order; None for none."""
-    return ", ".join(sorted({str(value) for value in values if value is not None})) or None
-
-
-def description(
-    chosen: dict[str, Any], folders: list[Path], cascades: Iterable[Path] = (), command: str | None = None
-) -> dict[str, Any]:
-    """What was run, for people: only values that the same run gives again.
-
-    folders: of the backbones. cascades: the folders of trained branches. command: what made the report.
-    """
-    made = training_of(cascades)
-    backbones: dict[str, Any] = {}
-    fingerprints: dict[str, str] = {}
-    splits: dict[str, int] = {}
-    versions: dict[str, str] = {}
-    kinds = {each["device"]: each.get("device_type", "cpu") for each in made if "device" in each}
-    torches = {each["torch"] for each in made if "torch" in each}
-    threads: dict[str, set[int]] = {"train_branch": {each["threads"] for each in made if "threads" in each}}
-    for folder in folders:
-        trained = read_json(
-            folder / "backbone.json", "fingerprint", "device", "parameters", "accuracy", "trained_on", "dataset"
-        )
-        taps = read_json(folder / "taps.json", "flops", "taps")
-        manifests = {
-            split: read_json(folder / "features" / f"{split}.json", "layout.images", "provenance.versions", "provenance.device")
-            for split in ("train", "val", "test")
-        }
-        cached = manifests["train"]["provenance"]
-        fingerprints[folder.name] = trained["fingerprint"]
-        splits = {split: manifest["layout"]["images"] for split, manifest in manifests.items()}
-        versions |= cached["versions"]
-        kinds |= {said["device"]: said.get("device_type", "cpu") for said in (trained, cached)}
-        torches |= {said["torch"] for said in (trained, cached["versions"]) if "torch" in said}
-        for step, said in (("train_backbone", trained), ("cache_features", cached)):
-            threads.setdefault(step, set()).update({said["threads"]} if "threads" in said else ())
-        backbones[folder.name] = {
-            "parameters": trained["parameters"],
-            "flops": taps["flops"],
-            "accuracy": trained["accuracy"],
-            "trained_on": trained["trained_on"],
-            "taps": [tap["name"] for tap in taps["taps"]],
-            "device": trained["device"],
-        }
-    versions |= {name: importlib.metadata.version(name) for name in ("numpy", "polars", "altair", "scikit-learn")}
-    gpus = {device for device, kind in kinds.items() if kind != "cpu"}
-    return {
-        "dataset": chosen["name"],
-        "seeds": chosen["config"]["seeds"],
-        "versions": versions | {"calex": __version__, "python": platform.python_version(), "torch": several(torches)},
-        "hardware": {"cpu": several(set(kinds) - gpus), "gpu": several(gpus)},
-        "threads": {step: several(counts) for step, counts in threads.items() if counts},
-        "fingerprints": {"dataset": trained["dataset"], "backbones": fingerprints},
-        "splits": splits,
-        "backbones": backbones,
-        "config": chosen["config"],
-        "command": command or f"snakemake --cores all results/pareto_{chosen['name']}.html",
-    }
-
-
 def run(args: argparse.Namespace) -> None:
     name, config = args.settings["name"], args.settings["config"]
-    backbones = {cascade.backbone: cascade for cascade in reversed(plan.cascades(config, name))}
-    plain = [
-        backbone_rows(name, backbone, args.results / backbones[backbone].folder / "exits1.npz", args.results / name / backbone)
-        for backbone in config["datasets"][name]["backbones"]
-    ]
+    backbones = config["datasets"][name]["backbones"]
+    one = {cascade.backbone: cascade for cascade in reversed(plan.cascades(config, name))}
+    exits = {backbone: args.results / one[backbone].folder / "exits1.npz" for backbone in backbones}
+    plain = [backbone_rows(name, backbone, exits[backbone], args.results / name / backbone) for backbone in backbones]
     swept = [read_parquet(args.results / path, SCHEMA) for path in plan.points(config, name)]
     points = pareto.mark_fronts(pl.concat([*plain, *swept]))
     with replacing(args.out) as partial:
         points.write_parquet(partial)
-    folders = [args.results / name / backbone for backbone in config["datasets"][name]["backbones"]]
+    balanced = {
+        backbone: {split: _description.balanced_accuracy(*pair) for split, pair in backbone_answers(path)[1].items()}
+        for backbone, path in exits.items()
+    }
+    folders = [args.results / name / backbone for backbone in backbones]
     cascades = [args.results / cascade.folder for cascade in plan.cascades(config, name)]
-    write_json(args.run, description(args.settings, folders, cascades, args.command))
-    say(f"pareto {name}: {len(points)} rows, {points['on_front'].sum()} on a front")
+    warnings = _description.warnings(args.results, config, name)
+    write_json(
+        args.run,
+        _description.description(args.settings, folders, cascades, args.command, balanced)
+        | {"warnings": warnings, "audit": _description.audit(args.results, name)},
+    )
+    say(
+        f"pareto {name}: {len(points)} rows, {points['on_front'].sum()} on a front; {len(warnings)} warnings of the steps before"
+    )

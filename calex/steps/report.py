@@ -24,9 +24,11 @@ def run(args: argparse.Namespace) -> None:
     description = read_json(args.run)
     if not isinstance(description, dict):
         raise CalexError(f"{args.run}: expected a JSON object that describes the run, got a {type(description).__name__}")
-    for part in ("backbones", "config", "fingerprints", "hardware", "splits", "threads", "tried_settings", "versions"):
+    for part in ("audit", "backbones", "config", "fingerprints", "hardware", "splits", "threads", "versions"):
         if not isinstance(description.get(part, {}), dict):
             raise CalexError(f"{args.run}: '{part}' is not an object; rerun the step `pareto`")
+    if not isinstance(description.get("warnings", []), list):
+        raise CalexError(f"{args.run}: 'warnings' is not a list; rerun the step `pareto`")
     points = read_points(args.points)
     report = build(points, description, read_paired(args.paired, points) if args.paired else None)
     # The page last: where it is, the others are.

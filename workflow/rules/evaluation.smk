@@ -75,6 +75,7 @@ rule pareto:
             backbone=config["datasets"][w.dataset]["backbones"],
             file=["backbone.json", "taps.json", *(f"features/{split}.json" for split in SPLITS)],
         ),
+        audit="results/{dataset}/images.json",
     output:
         points="results/points_{dataset}.parquet",
         run="results/{dataset}/run.json",
