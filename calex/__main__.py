@@ -9,7 +9,7 @@ import importlib
 import os
 import sys
 
-from calex import __version__
+from calex import __version__, memory
 from calex.errors import CalexError, suggestion
 from calex.plugins import PACKAGE
 
@@ -79,21 +79,27 @@ def run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog=f"python -m calex {verb}", description=docstring(verb), formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    lower = ""
     try:
         step = importlib.import_module(f"calex.steps.{verb.replace('-', '_')}")
         step.add_arguments(parser)
+        lower = getattr(step, "LOWER", "")
         step.run(parser.parse_args(rest))
     except CalexError as error:
         print(f"calex {verb}: error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         raise
-    except OSError as error:
+    except (MemoryError, OSError, RuntimeError) as error:
+        if memory.ran_out(error):
+            remedy = f"lower {lower}, or give the step more memory" if lower else "give the step more memory"
+            print(f"calex {verb}: error: {memory.described(error)}; {remedy}", file=sys.stderr)
+            return 2
+        if not isinstance(error, OSError):
+            raise
         remedy = "make room and rerun" if error.errno == errno.ENOSPC else "check the path and its permissions"
-        print(f"calex {verb}: error: {error.filename or 'a file'}: {error.strerror or error}; {remedy}", file=sys.stderr)
-        return 2
-    except MemoryError:
-        print(f"calex {verb}: error: out of memory; give it more, or make its input smaller", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"calex {verb}: error: {where}{error.strerror or error}; {remedy}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"calex {verb}: interrupted", file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -43,8 +44,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
         number = _system_error(error)
         if number is None or (isinstance(error, OSError) and number not in NO_ROOM):
             raise
-        remedy = "make room and rerun" if number in NO_ROOM else "check the path and its permissions"
-        raise CalexError(f"{path}: cannot be written ({os.strerror(number)}); {remedy}") from None
+        advice = "make room and rerun" if number in NO_ROOM else "check the path and its permissions"
+        raise CalexError(f"{path}: cannot be written ({os.strerror(number)}); {advice}") from None
     finally:
         partial.unlink(missing_ok=True)
 
@@ -74,12 +75,42 @@ def write_json(path: str | Path, value: Any) -> None:
         partial.write_text(json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-REMEDY = "delete it and rerun the step that makes it"
+# Which step makes a file, by the end of its path; of several patterns that fit the first one counts.
+MAKERS = {
+    "images.npz": "prepare-dataset",
+    "images.json": "prepare-dataset",
+    "taps.json": "measure-taps",
+    "backbone.json": "train-backbone",
+    "backbone.safetensors": "train-backbone",
+    "features/*.json": "cache-features",
+    "branch*.safetensors": "train-branch",
+    "weights*.npy": "weigh-survivors",
+    "weights*.json": "weigh-survivors",
+    "*.thresholds.parquet": "calibrate",
+    "*.calibration.json": "calibrate",
+    "*.points.parquet": "evaluate",
+    "*.exits.npz": "evaluate",
+    "exits*.npz": "train-branch",
+    "points_*.parquet": "pareto",
+    "run.json": "pareto",
+    "paired.parquet": "compare",
+    "benchmarks/*.json": "benchmark",
+}
+
+
+def remedy(path: str | Path) -> str:
+    """The end of an error about a file with a fault: which step to run again."""
+    step = next((step for pattern, step in MAKERS.items() if Path(path).match(pattern)), "the step that makes it")
+    return f"delete it and rerun {step}"
 
 
 @contextmanager
 def _reading(path: str | Path) -> Iterator[None]:
-    """Whatever a library raises at damaged content becomes one line; a file that cannot be opened stays an OSError."""
+    """Whatever a library raises at damaged content becomes one line.
+
+    A file that cannot be opened stays an OSError, and one that is too large for the memory a MemoryError; but memory for more
+    than the whole file holds is asked for by damaged content.
+    """
     try:
         yield
     except CalexError:
@@ -87,8 +118,17 @@ def _reading(path: str | Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CalexError(f"{path}: damaged ({said}); {REMEDY}") from None
+        if isinstance(error, MemoryError) and _size_asked_for(error) <= Path(path).stat().st_size:
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CalexError(f"{path}: damaged ({reason}); {remedy(path)}") from None
+
+
+def _size_asked_for(error: MemoryError) -> int:
+    """Bytes of the array that NumPy could not have; 0 where it is not told."""
+    if not hasattr(error, "shape") or not hasattr(error, "dtype"):
+        return 0
+    return math.prod(error.shape) * error.dtype.itemsize
 
 
 def read_json(path: str | Path, *keys: str) -> Any:
@@ -96,12 +136,12 @@ def read_json(path: str | Path, *keys: str) -> Any:
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise CalexError(f"{path}: not valid JSON ({error}); {REMEDY}") from None
+        raise CalexError(f"{path}: not valid JSON ({error}); {remedy(path)}") from None
     for key in keys:
         part = document
         for name in key.split("."):
             if not isinstance(part, dict) or name not in part:
-                raise CalexError(f"{path}: holds no '{key}'; {REMEDY}")
+                raise CalexError(f"{path}: holds no '{key}'; {remedy(path)}")
             part = part[name]
     return document
 
@@ -132,15 +172,15 @@ def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str
     with _reading(path):
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise CalexError(f"{path}: a single array where an .npz archive of arrays is expected; {REMEDY}")
+            raise CalexError(f"{path}: a single array where an .npz archive of arrays is expected; {remedy(path)}")
         with archive:
             for name in names or ():
                 if name not in archive.files:
-                    raise CalexError(f"{path}: holds no '{name}'; {REMEDY}")
+                    raise CalexError(f"{path}: holds no '{name}'; {remedy(path)}")
             arrays = {name: archive[name] for name in (archive.files if names is None else names)}
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
-            raise CalexError(f"{path}: '{name}' is no array; {REMEDY}")
+            raise CalexError(f"{path}: '{name}' is no array; {remedy(path)}")
     return arrays
 
 
@@ -153,14 +193,14 @@ def read_parquet(path: str | Path, schema: Mapping[str, Any], gaps: Collection[s
             with _reading(path):
                 table = polars.read_parquet(handle)
         except polars.exceptions.PanicException as error:  # no Exception, to Python
-            raise CalexError(f"{path}: damaged ({str(error).splitlines()[0]}); {REMEDY}") from None
+            raise CalexError(f"{path}: damaged ({str(error).splitlines()[0]}); {remedy(path)}") from None
     for name, kind in schema.items():
         if name not in table.columns:
-            raise CalexError(f"{path}: has no column '{name}'; {REMEDY}")
+            raise CalexError(f"{path}: has no column '{name}'; {remedy(path)}")
         if table.schema[name] != kind:
-            raise CalexError(f"{path}: column '{name}' is {table.schema[name]}, not {kind}; {REMEDY}")
+            raise CalexError(f"{path}: column '{name}' is {table.schema[name]}, not {kind}; {remedy(path)}")
         if name not in gaps and table[name].has_nulls():
-            raise CalexError(f"{path}: column '{name}' has gaps; {REMEDY}")
+            raise CalexError(f"{path}: column '{name}' has gaps; {remedy(path)}")
     return table.select(*schema)
 
 
@@ -173,5 +213,5 @@ def read_npy(path: str | Path) -> np.ndarray:
     with _reading(path):
         array = np.load(path, allow_pickle=False)
     if not isinstance(array, np.ndarray):
-        raise CalexError(f"{path}: an archive where a single array is expected; {REMEDY}")
+        raise CalexError(f"{path}: an archive where a single array is expected; {remedy(path)}")
     return array

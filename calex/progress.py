@@ -22,12 +22,6 @@ def warn(message: str) -> None:
     say(f"warning: {message}")
 
 
-def listed(items: Iterable[object]) -> str:
-    """1, 2 and 3, as a sentence says it."""
-    *most, last = map(str, items)
-    return f"{', '.join(most)} and {last}" if most else last
-
-
 def track(
     items: Iterable[Item], label: str, total: int, unit: str = "it", scale: int = 1, every: float = 5.0
 ) -> Iterator[Item]:

@@ -20,8 +20,9 @@ from feature_stores import SMALL, dump
 from made_up_exits import random_exits, write
 
 from calex import exits as exits_of
+from calex.__main__ import VERBS
 from calex.errors import CalexError
-from calex.files import read_json, read_npy, read_npz, read_parquet, write_npz
+from calex.files import read_json, read_npy, read_npz, read_parquet, remedy, write_npz
 from calex.settings import parse
 from calex.steps import _description, calibrate, evaluate, report, weigh_survivors
 
@@ -292,3 +293,52 @@ def test_a_loss_that_is_no_number_is_one_line(tmp_path: Path) -> None:
         block = parse(json.dumps(settings | {"recipe": settings["recipe"] | recipe}))
         one_line(said, train_branch.run, argparse.Namespace(**asked, settings=block))
     assert not out.exists()
+
+
+def test_every_file_names_the_step_that_makes_it(tiny: Path) -> None:
+    """What a finished run holds, and no name that two steps would claim."""
+    for path in tiny.glob("results/**/*"):
+        if path.suffix in (".npz", ".npy", ".json", ".parquet", ".safetensors") and ".zarr" not in str(path):
+            step = remedy(path).removeprefix("delete it and rerun ")
+            assert step in VERBS, path
+    for name, step in (("exits1.npz", "train-branch"), ("cpm.exits.npz", "evaluate"), ("weights2.npy", "weigh-survivors")):
+        assert remedy(f"results/d/b/m/default/seed0/{name}") == f"delete it and rerun {step}"
+    assert remedy("somewhere/else.npz") == "delete it and rerun the step that makes it"
+
+
+@pytest.mark.parametrize(
+    ("weights", "fault"),
+    [
+        (np.ones((1, 3)), "weights of shape (1, 3) for 1 views of 24 images"),
+        (np.ones((1, 24), np.int64), "weights are int64, not floats"),
+        (np.full((1, 24), np.nan), "a weight is not a finite number"),
+        (np.full((1, 24), -1.0), "a weight is not a finite number"),
+        (np.zeros((1, 24)), "all weights are 0"),
+    ],
+)
+def test_weights_that_are_none(tmp_path: Path, weights: np.ndarray, fault: str) -> None:
+    from calex.steps.train_branch import read_weights
+
+    np.save(tmp_path / "weights2.npy", np.ones((1, 24)))
+    assert read_weights(tmp_path / "weights2.npy", (1, 24)).shape == (1, 24)
+    np.save(tmp_path / "weights2.npy", weights)
+    one_line(f"weights2.npy: {fault}", read_weights, tmp_path / "weights2.npy", (1, 24))
+    (tmp_path / "weights2.npy").write_bytes((tmp_path / "weights2.npy").read_bytes()[:150])
+    one_line("delete it and rerun weigh-survivors", read_weights, tmp_path / "weights2.npy", (1, 24))
+    one_line("weights2.npy: damaged", read_weights, tmp_path / "weights2.npy", (1, 24))
+
+
+def test_thresholds_of_another_number_of_classes(exits: list[Path], tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    thresholds = tmp_path / "t.thresholds.parquet"
+    calibrate.run(
+        argparse.Namespace(
+            exits=write(other, {"val": [random_exits(0, classes=7)]}, "margin"), settings=parse(SETTINGS), out=thresholds
+        )
+    )
+    asked = {"exits": exits, "thresholds": thresholds, "settings": parse(EVALUATION), "key": parse(KEY)}
+    one_line(
+        "t.thresholds.parquet: its thresholds are not those of 3 branches and 5 classes; rerun calibrate",
+        evaluate.run, argparse.Namespace(**asked, out=tmp_path / "p.points.parquet"),
+    )  # fmt: skip

@@ -154,11 +154,11 @@ def test_the_guard_of_a_file_is_hidden_beside_it(tmp_path):
     assert guard_of(tmp_path / "a.npz") == tmp_path / ".a.npz.lock"
 
 
-def test_every_module_can_be_imported_where_there_is_no_fcntl():
+def test_every_module_can_be_imported_where_unix_has_no_part():
     """As on Windows; a process of its own, because modules are imported once."""
     script = """
         import importlib, pkgutil, sys
-        sys.modules["fcntl"] = None
+        sys.modules["fcntl"] = sys.modules["resource"] = None
         import calex
         for module in pkgutil.walk_packages(calex.__path__, "calex."):
             if not module.name.endswith("__main__"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -15,6 +14,11 @@ import numpy as np
 from calex.datasets._decoding import Unreadable
 from calex.errors import CalexError, listed
 from calex.progress import say, track
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 Source = TypeVar("Source")
 
@@ -77,6 +81,8 @@ def _cgroup_limit() -> int | None:
 
 
 def _address_space() -> int | None:
+    if resource is None:
+        return None
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit == resource.RLIM_INFINITY:
         return None

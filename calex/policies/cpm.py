@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from calex.calibration import precision_margin, support
+from calex.errors import listed
 from calex.exits import Exits
-from calex.progress import listed
 
 # population: calibrate branch k on the `survivors` of earlier branches at the same margin, or on `all` images.
 # min_support: how many validation images of a class must leave for a threshold to be believed.
@@ -50,7 +50,7 @@ def diagnosis(exits: Exits, min_support: int, remedy: str = REMEDY, **_: Any) ->
     if not len(few):
         return numbers, []
     return numbers, [
-        f"only {listed(classes[few])} of {exits.classes} classes have min_support ({min_support}) of the "
-        f"{exits.predictions.shape[1]} validation images at branch {listed(few + 1)}; images that are answered otherwise hardly "
+        f"only {listed(classes[few], len(few))} of {exits.classes} classes have min_support ({min_support}) of the "
+        f"{exits.predictions.shape[1]} validation images at branch {listed(few + 1, len(few))}; images that are answered otherwise hardly "
         f"ever leave there: hold out more validation images, {remedy}"
     ]

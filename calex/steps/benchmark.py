@@ -24,6 +24,8 @@ from calex.errors import CalexError
 from calex.files import write_json
 from calex.progress import say
 
+LOWER = "benchmarks.scale"  # where there is not enough memory
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", choices=plugins.names("benchmarks"), help="the question")

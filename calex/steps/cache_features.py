@@ -23,6 +23,8 @@ from calex.files import sha256
 from calex.progress import say, track
 from calex.vision import torchvision
 
+LOWER = "features.batch_size"  # where there is not enough memory
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", type=Path, required=True, help="the dataset file (images.npz)")

@@ -25,6 +25,8 @@ from calex.progress import say, warn
 # Operating points: fewer distinct ones than this share of them, or than this number, are few to choose from.
 FEW_SHARE, FEW = 0.1, 5
 
+LOWER = "the policy's `steps`, or evaluation.folds"  # where there is not enough memory
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exits", type=Path, nargs="+", required=True, help="exits1.npz … of every branch, in order")

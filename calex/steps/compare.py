@@ -21,6 +21,8 @@ from calex.files import read_npz, read_parquet, replacing
 from calex.points import MARKED
 from calex.progress import say
 
+LOWER = "the number of methods, variants or seeds of the dataset"  # where there is not enough memory
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, required=True, help="the folder of all results, with the exits in it")

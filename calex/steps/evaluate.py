@@ -22,6 +22,8 @@ from calex.progress import say
 POINTS = ".points.parquet"
 KEY = ("dataset", "backbone", "method", "variant", "policy", "seed")
 
+LOWER = "the policy's `steps`"  # where there is not enough memory
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exits", type=Path, nargs="+", required=True, help="exits1.npz … of every branch, in order")

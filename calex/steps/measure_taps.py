@@ -13,6 +13,8 @@ from calex import backbones, images, settings
 from calex.files import write_json
 from calex.progress import say
 
+LOWER = "input_size"  # where there is not enough memory
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", type=Path, required=True, help="the dataset file (images.npz), for its number of classes")

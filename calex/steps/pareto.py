@@ -19,6 +19,8 @@ from calex.points import SCHEMA
 from calex.progress import say
 from calex.steps import _description
 
+LOWER = "the number of methods, variants or seeds of the dataset"  # where there is not enough memory
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, required=True, help="the folder of all results, with what was evaluated in it")

@@ -17,6 +17,8 @@ from calex.audit import audit
 from calex.files import write_json
 from calex.progress import say, warn
 
+LOWER = "the source's `size`, or take fewer images"  # where there is not enough memory
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(

@@ -10,6 +10,8 @@ from calex.files import read_json, replacing
 from calex.report.build import build
 from calex.report.inputs import read_paired, read_points
 
+LOWER = "the number of methods, variants or seeds of the dataset"  # where there is not enough memory
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--points", required=True, type=Path, help="table of operating points of one data set (.parquet)")

@@ -25,6 +25,8 @@ from calex.locks import guard_of, locked
 from calex.progress import say
 from calex.vision import torchvision
 
+LOWER = "training.batch_size or input_size"  # where there is not enough memory
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", type=Path, required=True, help="the dataset file (images.npz)")

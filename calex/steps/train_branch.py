@@ -14,8 +14,10 @@ import numpy as np
 from calex import branches, devices, plugins, settings
 from calex.errors import CalexError
 from calex.features.loader import Loader
-from calex.files import read_npy
+from calex.files import read_npy, remedy
 from calex.steps import _branches
+
+LOWER = "features.memory_mb or recipe.batch_size"  # where there is not enough memory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,11 +46,8 @@ def run(args: argparse.Namespace) -> None:
     if not 1 <= k <= len(train.layout.taps):
         raise CalexError(f"--branch: {k} is not a branch; the stores hold taps 1..{len(train.layout.taps)}")
     budget = chosen["memory_mb"] << 20
-    weights = np.ones((train.layout.views, train.layout.images)) if args.weights is None else read_npy(args.weights)
-    if weights.shape != (train.layout.views, train.layout.images):
-        raise CalexError(
-            f"{args.weights}: weights of shape {weights.shape} for {train.layout.views} views of {train.layout.images} images"
-        )
+    expected = (train.layout.views, train.layout.images)
+    weights = np.ones(expected) if args.weights is None else read_weights(args.weights, expected)
 
     recipe = plugins.load("recipes", chosen["recipe"]["name"])
     branches.seed_branch(args.seed, k)
@@ -61,3 +60,19 @@ def run(args: argparse.Namespace) -> None:
         f"train-branch {k} seed {args.seed}",
     )  # fmt: skip
     _branches.write(branches.Cascade([branch]), [k], stores, args.out, device, args.threads, budget)
+
+
+def read_weights(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """(V, N) float64: how much each view of each training image counts. Raises CalexError for what cannot be weights."""
+    weights = read_npy(path)
+    if weights.shape != shape:
+        fault = f"weights of shape {weights.shape} for {shape[0]} views of {shape[1]} images"
+    elif weights.dtype.kind != "f":
+        fault = f"weights are {weights.dtype}, not floats"
+    elif not np.isfinite(weights).all() or weights.min() < 0:
+        fault = "a weight is not a finite number ≥ 0"
+    elif not weights.any():
+        fault = "all weights are 0"
+    else:
+        return weights
+    raise CalexError(f"{path}: {fault}; {remedy(path)}")

@@ -14,6 +14,8 @@ from calex.cost import Costs
 from calex.features.loader import Loader
 from calex.steps import _branches
 
+LOWER = "features.memory_mb or recipe.batch_size"  # where there is not enough memory
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", type=Path, required=True, help="the folder of feature stores (train, val and test)")

@@ -20,6 +20,8 @@ from calex.survivors import effective_sample_size
 # Below this share of the images' number, the weights rest on few of them.
 FEW = 0.05
 
+LOWER = "views"  # where there is not enough memory
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exits", type=Path, nargs="+", required=True, help="exits1.npz … of every earlier branch, in order")
