@@ -63,6 +63,7 @@ def test_each_example_is_a_pair_of_equal_images():
     pixels = dataset.images.copy()
     pixels[60:67] = pixels[3:10]  # test images that are train's
     pixels[41] = pixels[0]  # a val image of another class
+    pixels[21] = pixels[3]  # train has two of one: the first is named
     dataset = replace(dataset, images=pixels)
     found = identical(dataset)
     assert found["examples"] == {

@@ -98,6 +98,18 @@ def test_held_out_images_are_fixed_and_in_proportion() -> None:
         held_out(labels, 1000)
 
 
+def test_a_share_that_leaves_a_class_out_names_the_least_that_works() -> None:
+    labels = np.repeat(np.arange(3), [600, 380, 20])
+    with pytest.raises(CalexError, match=r"the smallest, 'rare', has 20; the least that works is val: (\d+)") as error:
+        held_out(labels, 10, names=["common", "some", "rare"])
+    least = int(str(error.value).rsplit(" ", 1)[1])
+    assert (np.bincount(labels[held_out(labels, least) == 1]) > 0).all()
+    with pytest.raises(CalexError, match="cannot hold test=0.001 of 1000 training images out"):
+        held_out(labels, 0.001, key="test")
+    with pytest.raises(CalexError):
+        held_out(labels, least - 1)
+
+
 class Hostile:
     """A pickle that would run a command."""
 

@@ -16,7 +16,7 @@ from calex.datasets._archives import Archive, contents, find, listing
 from calex.datasets._decoding import decode
 from calex.datasets._filling import allocate, fill
 from calex.errors import CalexError
-from calex.images import SPLITS, Images
+from calex.images import SPLITS, Images, Notes
 from calex.progress import say
 
 # folder: where the archive or its files are; None downloads it. md5: of an archive of your own, if it
@@ -69,4 +69,5 @@ def load(resources: Path, folder: str | None, md5: str | None, per_class: int) -
         labels=np.tile(np.repeat(np.arange(len(NAMES)), per_class), len(SPLITS)),
         split=np.repeat(np.arange(len(SPLITS), dtype=np.uint8), len(NAMES) * per_class),
         names=np.array(NAMES),
+        notes=Notes(files=tuple(positions)),
     )
