@@ -104,7 +104,7 @@ def test_a_share_that_leaves_a_class_out_names_the_least_that_works() -> None:
         held_out(labels, 10, names=["common", "some", "rare"])
     least = int(str(error.value).rsplit(" ", 1)[1])
     assert (np.bincount(labels[held_out(labels, least) == 1]) > 0).all()
-    with pytest.raises(CalexError, match="cannot hold test=0.001 of 1000 training images out"):
+    with pytest.raises(CalexError, match=r"cannot hold test=0\.001 of 1000 training images out"):
         held_out(labels, 0.001, key="test")
     with pytest.raises(CalexError):
         held_out(labels, least - 1)

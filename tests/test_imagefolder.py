@@ -17,7 +17,7 @@ from PIL import Image
 
 from calex import images, plugins
 from calex.audit import audit
-from calex.datasets import _decoding, _filling, imagefolder
+from calex.datasets import _decoding, _memory, imagefolder
 from calex.errors import CalexError
 
 
@@ -354,6 +354,11 @@ def test_splits_of_different_classes_are_told_at_once(tmp_path: Path) -> None:
     )
 
 
+def test_classes_that_differ_in_case_only_are_told(tmp_path: Path) -> None:
+    photos(tmp_path, ("train", "val", "test"), ("Cat", "cat", "dog"))
+    assert loaded(tmp_path).notes.warnings == ("the classes 'Cat', 'cat' differ in case or spaces only",)
+
+
 def test_too_few_images_name_the_class_and_what_works(tmp_path: Path) -> None:
     few = photos(tmp_path / "few", classes=tuple(f"class{n}" for n in range(10)), count=4)
     refused(few, "cannot hold val=0.1 of 40 training images out", "'class0', has 4", "the least that works is val: 10")
@@ -503,9 +508,9 @@ def test_memory_is_announced_and_compared_with_what_is_free(
     photos(tmp_path)
     loaded(tmp_path, val=2, size=100)
     assert "imagefolder: 40 images of 100×100×3 take 1.2 MB of memory, of " in capsys.readouterr().err
-    monkeypatch.setattr(_filling, "available", lambda: 1_000_000)
+    monkeypatch.setattr(_memory, "available", lambda: 1_000_000)
     refused(tmp_path, "40 images of 100×100×3 take 1.2 MB of memory, more than there is; lower `size`", size=100)
-    monkeypatch.setattr(_filling, "available", lambda: None)
+    monkeypatch.setattr(_memory, "available", lambda: None)
     assert sizes(loaded(tmp_path, val=2, size=100)) == [18, 2, 20]
 
 

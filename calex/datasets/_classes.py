@@ -11,7 +11,7 @@ from calex.errors import CalexError, listed
 from calex.progress import say
 
 
-def ordered(found: Mapping[str, Sequence[str]], given: Sequence[Any], place: Path) -> list[str]:
+def order_classes(found: Mapping[str, Sequence[str]], given: Sequence[Any], place: Path) -> list[str]:
     """The classes in their order: as `given`, else by number where every name is one, else as text.
 
     found: {split: the names of its class folders}. Every split must have the same classes, and `given`, if it is not empty,
@@ -39,6 +39,14 @@ def ordered(found: Mapping[str, Sequence[str]], given: Sequence[Any], place: Pat
         raise CalexError(f"source.classes: {listed(double)}: listed twice")
     _same(set(names), set(wanted), f"folder in {place / first}", "line in it", "source.classes: ", "; list every class once")
     return wanted
+
+
+def similar_names(names: Sequence[str]) -> list[str]:
+    """A warning for each group of classes whose names differ in case or spaces only."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(" ".join(name.casefold().split()), []).append(f"'{name}'")
+    return [f"the classes {listed(group)} differ in case or spaces only" for group in groups.values() if len(group) > 1]
 
 
 def order_key(names: Sequence[str]) -> Any:

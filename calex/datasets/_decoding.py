@@ -39,7 +39,7 @@ class Unreadable(CalexError):
         self.where, self.reason = where, reason
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Header:
     """What an image file says of itself before it is decoded."""
 

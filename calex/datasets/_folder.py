@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 
 from PIL import Image
@@ -83,7 +84,8 @@ def is_system(name: str) -> bool:
     return name.startswith(".") or name.casefold() in SYSTEM
 
 
-def images_suffixes() -> set[str]:
+@cache
+def image_suffixes() -> set[str]:
     """The suffixes that Pillow decodes, in lower case."""
     return {suffix for suffix in Image.registered_extensions() if suffix not in KIND_OF}
 
@@ -103,7 +105,7 @@ def has_splits(place: Path) -> bool:
 
 def has_images(place: Path, deep: bool = True) -> bool:
     """Is there an image file in a folder, or anywhere below it?"""
-    known = images_suffixes()
+    known = image_suffixes()
     for _, below, files in os.walk(place):
         below[:] = [name for name in below if deep and not is_system(name)]
         if any(Path(file).suffix.lower() in known and not is_system(file) for file in files):
@@ -204,7 +206,7 @@ def _count_strays(place: Path, left_out: LeftOut) -> None:
 
 def _leave_out(file: Path, left_out: LeftOut) -> None:
     """Count a file that lies outside of the classes."""
-    if file.suffix.lower() in images_suffixes():
+    if file.suffix.lower() in image_suffixes():
         left_out.add("images outside of the folders of classes", file, "put them into CLASS/ folders")
     else:
         left_out.add(*_reason(file))
@@ -247,7 +249,7 @@ def class_files(folder: Path, left_out: LeftOut) -> dict[str, list[Path]]:
 def image_files(folder: Path, left_out: LeftOut) -> list[Path]:
     """Every image file below a class's folder, at any depth, each real file once: links that lead back or to the same file
     are counted and passed over."""
-    known = images_suffixes()
+    known = image_suffixes()
     found, seen = list[Path](), set[tuple[int, int]]()
     for file, _ in sorted(walk(folder, left_out), key=lambda item: (item[1], item[0])):
         if file.suffix.lower() not in known:

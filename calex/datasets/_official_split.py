@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from calex.datasets._filling import allocate
+from calex.datasets._memory import allocate
 from calex.images import SPLITS, Images
 from calex.splitting import held_out
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from calex.datasets._archives import Archive, contents, find, listing
 from calex.datasets._decoding import decode
-from calex.datasets._filling import allocate, fill
+from calex.datasets._filling import fill
+from calex.datasets._memory import allocate
 from calex.errors import CalexError
 from calex.images import SPLITS, Images, Notes
 from calex.progress import say

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from calex.datasets._archives import existing
-from calex.datasets._classes import ordered
+from calex.datasets._classes import order_classes, similar_names
 from calex.datasets._decoding import any_size, decode
-from calex.datasets._filling import THREADS, allocate, fill
+from calex.datasets._filling import THREADS, fill
 from calex.datasets._folder import Tree, read_tree
 from calex.datasets._headers import check_headers
+from calex.datasets._memory import allocate
 from calex.errors import CalexError, listed
 from calex.images import SPLITS, Images, Notes
 from calex.progress import say
@@ -67,13 +68,13 @@ def load(
     tree = read_tree(place)
     for line in tree.left_out.lines(warnings=False):
         say(f"{LABEL}: {line}")
-    names = ordered({split: list(found) for split, found in tree.files.items()}, classes, place)
+    names = order_classes({split: list(found) for split, found in tree.files.items()}, classes, place)
     check_empty(tree, names)
     paths = [path for found in tree.files.values() for name in names for path in found[name]]
     counts = [[len(found[name]) for name in names] for found in tree.files.values()]
     labels = np.concatenate([np.repeat(np.arange(len(names)), row) for row in counts]).astype(np.int64)
     split = np.repeat(np.array([SPLITS.index(part) for part in tree.files], np.uint8), [sum(row) for row in counts])
-    warnings = tree.left_out.lines(warnings=True)
+    warnings = tree.left_out.lines(warnings=True) + similar_names(names)
     with any_size():
         whites, more = check_headers(paths, white, max_pixels, LABEL)
         for share, part in ((test, "test"), (val, "val")):
