@@ -29,7 +29,7 @@ def stratified_split(labels: np.ndarray, val: int | float, test: int | float, se
     return split
 
 
-def apart(labels: np.ndarray, holdout: float) -> tuple[np.ndarray, np.ndarray]:
+def split_head_holdout(labels: np.ndarray, holdout: float) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the training images that a backbone learns from, and of those that its branches learn from.
 
     labels: (N,) of the train split. holdout: 0 gives all to both; else this share, every class in proportion, is kept
@@ -46,7 +46,7 @@ def apart(labels: np.ndarray, holdout: float) -> tuple[np.ndarray, np.ndarray]:
     return everyone[~kept], everyone[kept]
 
 
-def held_out(
+def hold_out(
     labels: np.ndarray, share: int | float, seed: int = 0, names: Sequence[str] | None = None, key: str = "val"
 ) -> np.ndarray:
     """A fixed share of training images that is kept for another use: (N,) uint8 positions in `SPLITS`, `train` or `val`.

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import made_up_datasets as made_up
+import dataset_files
 import numpy as np
 import pytest
 import yaml
@@ -21,7 +21,7 @@ from PIL import Image
 from calex import config, images, plugins
 from calex.datasets import _cifar, _decoding, _downloads, cifar10, cifar100, cinic10, fashion_mnist
 from calex.errors import CalexError
-from calex.splitting import held_out
+from calex.splitting import hold_out
 
 NOWHERE = Path("no/resources")
 
@@ -46,27 +46,27 @@ def sizes(dataset: images.Images) -> list[int]:
 def repickled(path: Path, **changes: Any) -> None:
     """A CIFAR file with some of its entries replaced."""
     content = pickle.loads(path.read_bytes(), encoding="latin1")
-    path.write_bytes(made_up.python2_pickle(content | changes))
+    path.write_bytes(dataset_files.python2_pickle(content | changes))
 
 
 # CIFAR
 
 
 def test_cifar_pickles_are_as_python_2_wrote_them(tmp_path: Path) -> None:
-    data = (made_up.cifar10(tmp_path) / "cifar-10-batches-py/test_batch").read_bytes()
+    data = (dataset_files.cifar10(tmp_path) / "cifar-10-batches-py/test_batch").read_bytes()
     assert data.startswith(b"\x80\x02}q\x00(U\x0bbatch_label") and b"cnumpy.core.multiarray\n_reconstruct\n" in data
     content = pickle.loads(data, encoding="bytes")  # as CIFAR's own page reads it
     assert set(content) == {b"batch_label", b"labels", b"data", b"filenames"} and content[b"data"].shape == (30, 3072)
 
 
 def test_cifar10(tmp_path: Path) -> None:
-    dataset = loaded("cifar10", folder=str(made_up.cifar10(tmp_path)), val=50)
+    dataset = loaded("cifar10", folder=str(dataset_files.cifar10(tmp_path)), val=50)
     assert dataset.images.shape == (230, 32, 32, 3) and sizes(dataset) == [150, 50, 30]
     assert dataset.names.tolist() == cinic10.NAMES
     for batch in range(6):
         rows = slice(40 * batch, 40 * batch + (40 if batch < 5 else 30))
         np.testing.assert_array_equal(dataset.labels[rows], np.arange(len(dataset.labels[rows])) % 10)
-        np.testing.assert_array_equal(dataset.images[rows], made_up.coloured(dataset.labels[rows], 10, seed=batch))
+        np.testing.assert_array_equal(dataset.images[rows], dataset_files.coloured(dataset.labels[rows], 10, seed=batch))
     assert (dataset.split[:200] < 2).all() and (dataset.split[200:] == 2).all()
 
 
@@ -80,8 +80,8 @@ def test_a_cifar_record_is_three_planes_by_hand() -> None:
 
 @pytest.mark.parametrize(("labels", "classes"), [("fine", 100), ("coarse", 20)])
 def test_cifar100_has_fine_and_coarse_labels(tmp_path: Path, labels: str, classes: int) -> None:
-    dataset = loaded("cifar100", folder=str(made_up.cifar100(tmp_path)), labels=labels, val=200)
-    names = {"fine": [f"fine_{number}" for number in range(100)], "coarse": made_up.SUPERCLASSES}
+    dataset = loaded("cifar100", folder=str(dataset_files.cifar100(tmp_path)), labels=labels, val=200)
+    names = {"fine": [f"fine_{number}" for number in range(100)], "coarse": dataset_files.SUPERCLASSES}
     assert dataset.names.tolist() == names[labels]
     np.testing.assert_array_equal(dataset.labels, np.concatenate([np.arange(1000), np.arange(200)]) % 100 % classes)
     assert sizes(dataset) == [800, 200, 200]
@@ -90,24 +90,24 @@ def test_cifar100_has_fine_and_coarse_labels(tmp_path: Path, labels: str, classe
 
 def test_held_out_images_are_fixed_and_in_proportion() -> None:
     labels = np.repeat(np.arange(4), [100, 200, 300, 400])
-    split = held_out(labels, 50, seed=3)
+    split = hold_out(labels, 50, seed=3)
     assert np.bincount(labels[split == 1]).tolist() == [5, 10, 15, 20]
-    np.testing.assert_array_equal(split, held_out(labels, 0.05, seed=3))
-    assert not np.array_equal(split, held_out(labels, 50, seed=4))
+    np.testing.assert_array_equal(split, hold_out(labels, 0.05, seed=3))
+    assert not np.array_equal(split, hold_out(labels, 50, seed=4))
     with pytest.raises(CalexError, match="cannot hold val=1000 of 1000 training images out"):
-        held_out(labels, 1000)
+        hold_out(labels, 1000)
 
 
 def test_a_share_that_leaves_a_class_out_names_the_least_that_works() -> None:
     labels = np.repeat(np.arange(3), [600, 380, 20])
     with pytest.raises(CalexError, match=r"the smallest, 'rare', has 20; the least that works is val: (\d+)") as error:
-        held_out(labels, 10, names=["common", "some", "rare"])
+        hold_out(labels, 10, names=["common", "some", "rare"])
     least = int(str(error.value).rsplit(" ", 1)[1])
-    assert (np.bincount(labels[held_out(labels, least) == 1]) > 0).all()
+    assert (np.bincount(labels[hold_out(labels, least) == 1]) > 0).all()
     with pytest.raises(CalexError, match=r"cannot hold test=0\.001 of 1000 training images out"):
-        held_out(labels, 0.001, key="test")
+        hold_out(labels, 0.001, key="test")
     with pytest.raises(CalexError):
-        held_out(labels, least - 1)
+        hold_out(labels, least - 1)
 
 
 class Hostile:
@@ -135,7 +135,7 @@ def test_only_arrays_may_be_unpickled(name: str) -> None:
 
 
 def test_every_cut_of_a_pickle_is_one_line(tmp_path: Path) -> None:
-    data = (made_up.cifar100(tmp_path, 100, 100) / "cifar-100-python/meta").read_bytes()
+    data = (dataset_files.cifar100(tmp_path, 100, 100) / "cifar-100-python/meta").read_bytes()
     for length in range(0, len(data), 7):
         with pytest.raises(CalexError, match="mine: not a CIFAR file") as error:
             _cifar.unpickled(data[:length], "mine")
@@ -156,12 +156,12 @@ def test_every_cut_of_a_pickle_is_one_line(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_batches(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
-    repickled(made_up.cifar10(tmp_path) / "cifar-10-batches-py/test_batch", **changes)
+    repickled(dataset_files.cifar10(tmp_path) / "cifar-10-batches-py/test_batch", **changes)
     refused(said, "cifar10", folder=str(tmp_path), val=50)
 
 
 def test_a_missing_batch_or_folder(tmp_path: Path) -> None:
-    root = made_up.cifar10(tmp_path) / "cifar-10-batches-py"
+    root = dataset_files.cifar10(tmp_path) / "cifar-10-batches-py"
     (root / "data_batch_3").unlink()
     refused("incomplete, there is no file 'data_batch_3'", "cifar10", folder=str(root))
     refused("no such folder; mend `folder`", "cifar10", folder=str(tmp_path / "elsewhere"))
@@ -175,8 +175,8 @@ def test_a_missing_batch_or_folder(tmp_path: Path) -> None:
 @pytest.fixture
 def archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """CIFAR-100 as a .tar.gz whose checksum counts as published."""
-    made_up.cifar100(tmp_path / "made")
-    path = made_up.archived(tmp_path / "made", tmp_path / "archive" / cifar100.ARCHIVE.file)
+    dataset_files.cifar100(tmp_path / "made")
+    path = dataset_files.archived(tmp_path / "made", tmp_path / "archive" / cifar100.ARCHIVE.file)
     monkeypatch.setattr(cifar100, "ARCHIVE", replace(cifar100.ARCHIVE, md5=_downloads.md5(path)))
     return path
 
@@ -257,13 +257,13 @@ def test_a_cut_archive_is_one_line(archive: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_cinic10_keeps_its_own_split(tmp_path: Path) -> None:
-    dataset = loaded("cinic10", folder=str(made_up.cinic(tmp_path)), per_class=4)
+    dataset = loaded("cinic10", folder=str(dataset_files.cinic(tmp_path)), per_class=4)
     assert dataset.images.shape == (120, 32, 32, 3) and sizes(dataset) == [40, 40, 40]
     assert dataset.names.tolist() == cinic10.NAMES
     for part, folder in enumerate(("train", "valid", "test")):
         for label, name in enumerate(cinic10.NAMES):
             rows = np.flatnonzero((dataset.split == part) & (dataset.labels == label))
-            expected = made_up.coloured(np.full(4, label), 10, seed=100 * part + label)
+            expected = dataset_files.coloured(np.full(4, label), 10, seed=100 * part + label)
             np.testing.assert_array_equal(dataset.images[rows[[0, 3]]], expected[[0, 3]])
             grey = np.asarray(Image.fromarray(expected[1]).convert("L"))
             np.testing.assert_array_equal(dataset.images[rows[1]], grey[..., None].repeat(3, axis=2))
@@ -274,8 +274,8 @@ def test_cinic10_keeps_its_own_split(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("prefix", [".", "CINIC-10", ""])
 def test_cinic10_from_its_archive_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str) -> None:
-    folder = made_up.cinic(tmp_path / "made")
-    path = made_up.archived(folder, tmp_path / "CINIC-10.tar.gz", prefix)
+    folder = dataset_files.cinic(tmp_path / "made")
+    path = dataset_files.archived(folder, tmp_path / "CINIC-10.tar.gz", prefix)
     monkeypatch.setattr(cinic10, "ARCHIVE", replace(cinic10.ARCHIVE, md5=_downloads.md5(path)))
     assert (
         loaded("cinic10", folder=str(path), per_class=4).fingerprint
@@ -284,7 +284,7 @@ def test_cinic10_from_its_archive_is_the_same(tmp_path: Path, monkeypatch: pytes
 
 
 def test_damage_to_cinic10(tmp_path: Path) -> None:
-    folder = made_up.cinic(tmp_path)
+    folder = dataset_files.cinic(tmp_path)
     refused("train/airplane holds 4 images, expected 9000", "cinic10", folder=str(folder))
     cat = folder / "valid/cat/n0001.png"
     whole = cat.read_bytes()
@@ -296,7 +296,7 @@ def test_damage_to_cinic10(tmp_path: Path) -> None:
     cat.unlink()
     refused("valid/cat holds 3 images, expected 4", "cinic10", folder=str(folder), per_class=4)
     cat.write_bytes(whole)
-    made_up.coloured(np.zeros(1, int), 1)
+    dataset_files.coloured(np.zeros(1, int), 1)
     (folder / "test/zebra").mkdir()
     (folder / "test/zebra/1.png").write_bytes(whole)
     refused("unexpected class folder 'test/zebra'", "cinic10", folder=str(folder), per_class=4)
@@ -307,10 +307,10 @@ def test_damage_to_cinic10(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_fashion_mnist(tmp_path: Path, packed: bool) -> None:
-    dataset = loaded("fashion_mnist", folder=str(made_up.fashion(tmp_path, packed=packed)), val=20)
+    dataset = loaded("fashion_mnist", folder=str(dataset_files.fashion(tmp_path, packed=packed)), val=20)
     assert dataset.images.shape == (250, 28, 28, 1) and sizes(dataset) == [180, 20, 50]
     np.testing.assert_array_equal(dataset.labels, np.concatenate([np.arange(200), np.arange(50)]) % 10)
-    np.testing.assert_array_equal(dataset.images[:200, ..., 0], made_up.coloured(np.arange(200) % 10, 10, 28, 0)[..., 0])
+    np.testing.assert_array_equal(dataset.images[:200, ..., 0], dataset_files.coloured(np.arange(200) % 10, 10, 28, 0)[..., 0])
 
 
 def test_an_idx_file_by_hand(tmp_path: Path) -> None:
@@ -334,21 +334,21 @@ LABELS, PIXELS = "t10k-labels-idx1-ubyte", "t10k-images-idx3-ubyte"
     [
         (LABELS, lambda data: data[:-1] + b"\x0a", f"{LABELS}: image 49 has label 10, outside 0..9"),
         (LABELS, lambda data: data[:-1], f"{LABELS}: 49 bytes of values for 50"),
-        (LABELS, lambda data: made_up.idx(np.zeros(49)), f"{LABELS}: 49 labels for 50 images"),
+        (LABELS, lambda data: dataset_files.idx(np.zeros(49)), f"{LABELS}: 49 labels for 50 images"),
         (PIXELS, lambda data: data + b"\0", f"{PIXELS}: 39201 bytes of values for 50 × 28 × 28"),
         (PIXELS, lambda data: b"\x1f\x8b" + data, f"{PIXELS}: not an IDX file of bytes in 3 dimensions"),
         (PIXELS, lambda data: data[:3], f"{PIXELS}: not an IDX file"),
-        (LABELS, lambda data: made_up.idx(np.zeros(50)), "9 classes have no images in test ('Trouser', 'Pullover'"),
+        (LABELS, lambda data: dataset_files.idx(np.zeros(50)), "9 classes have no images in test ('Trouser', 'Pullover'"),
     ],
 )
 def test_damaged_idx_files(tmp_path: Path, file: str, mend: Callable[[bytes], bytes], said: str) -> None:
-    path = made_up.fashion(tmp_path, packed=False) / file
+    path = dataset_files.fashion(tmp_path, packed=False) / file
     path.write_bytes(mend(path.read_bytes()))
     refused(said, "fashion_mnist", folder=str(tmp_path), val=20)
 
 
 def test_missing_and_cut_idx_files(tmp_path: Path) -> None:
-    path = made_up.fashion(tmp_path) / f"{PIXELS}.gz"
+    path = dataset_files.fashion(tmp_path) / f"{PIXELS}.gz"
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
     refused(f"{path}: not a whole .gz file", "fashion_mnist", folder=str(tmp_path), val=20)
@@ -360,7 +360,7 @@ def test_missing_and_cut_idx_files(tmp_path: Path) -> None:
 
 
 def test_an_image_folder_of_every_kind_and_size(tmp_path: Path) -> None:
-    folder = made_up.image_folder(tmp_path)
+    folder = dataset_files.image_folder(tmp_path)
     dataset = loaded("imagefolder", folder=str(folder), size=24, val=0.25)
     assert dataset.images.shape == (48, 24, 24, 3) and sizes(dataset) == [18, 6, 24]
     assert dataset.names.tolist() == ["cat", "dog"]
@@ -378,7 +378,7 @@ def test_an_image_folder_of_every_kind_and_size(tmp_path: Path) -> None:
 
 
 def test_a_val_folder_is_used_and_names_are_in_order(tmp_path: Path) -> None:
-    folder = made_up.image_folder(tmp_path, ("zebra", "ant", "bee"), ("train", "val", "test"))
+    folder = dataset_files.image_folder(tmp_path, ("zebra", "ant", "bee"), ("train", "val", "test"))
     dataset = loaded("imagefolder", folder=str(folder), size=8, grey=True)
     assert dataset.images.shape == (108, 8, 8, 1) and sizes(dataset) == [36, 36, 36]
     assert dataset.names.tolist() == ["ant", "bee", "zebra"]
@@ -430,7 +430,7 @@ def test_pixels_without_a_white_are_refused(tmp_path: Path) -> None:
 
 
 def test_damage_to_image_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = made_up.image_folder(tmp_path / "mine")
+    folder = dataset_files.image_folder(tmp_path / "mine")
     options = {"folder": str(folder), "size": 8}
     (folder / "train/cat/notes.txt").write_text("hello")
     loaded("imagefolder", **options)
@@ -460,14 +460,14 @@ def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.Monk
     full["datasets"] |= example["datasets"]
     schema = config.read_yaml(REPOSITORY / "workflow/schemas/config.schema.yaml")
     source = config.validated(full, schema, "mine.yaml")["datasets"]["photos"]["source"]
-    made_up.image_folder(tmp_path / "photos")
+    dataset_files.image_folder(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     dataset = loaded(**source)
     assert dataset.images.shape == (48, 64, 64, 3) and sizes(dataset) == [21, 3, 24]
 
 
 def test_a_fault_by_hand_is_one_line_and_writes_nothing(tmp_path: Path) -> None:
-    source = f'{{"name": "cinic10", "folder": "{made_up.cinic(tmp_path / "made")}", "per_class": 5}}'
+    source = f'{{"name": "cinic10", "folder": "{dataset_files.cinic(tmp_path / "made")}", "per_class": 5}}'
     done = run_calex("prepare-dataset", "--source", source, "--resources", tmp_path, "--out", tmp_path / "out" / "images.npz")
     assert done.returncode == 2
     assert [line for line in done.stderr.splitlines() if "error" in line] == [

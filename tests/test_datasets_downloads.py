@@ -10,7 +10,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import made_up_datasets as made_up
+import dataset_files
 import numpy as np
 import pytest
 
@@ -170,7 +170,7 @@ def test_two_who_want_the_same_file_download_it_once(server: Server, tmp_path: P
 
 
 def test_loaders_download_what_is_not_there(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    packed = made_up.archived(made_up.cifar10(tmp_path / "made"), tmp_path / "a.tar.gz").read_bytes()
+    packed = dataset_files.archived(dataset_files.cifar10(tmp_path / "made"), tmp_path / "a.tar.gz").read_bytes()
     server.files["/cifar"] = packed
     server.breaks, server.after = 1, 1000
     md5 = hashlib.md5(packed).hexdigest()
@@ -178,7 +178,7 @@ def test_loaders_download_what_is_not_there(server: Server, tmp_path: Path, monk
     dataset = cifar10.load(tmp_path / "resources", None, None, 50, 0)
     assert len(dataset.images) == 230 and left(tmp_path / "resources") == [cifar10.ARCHIVE.file]
 
-    folder = made_up.fashion(tmp_path / "idx")
+    folder = dataset_files.fashion(tmp_path / "idx")
     server.files |= {f"/{path.name}": path.read_bytes() for path in folder.iterdir()}
     monkeypatch.setattr(fashion_mnist, "PACKAGED", tmp_path / "not installed")
     monkeypatch.setattr(fashion_mnist, "ADDRESSES", (server.url("/"),))

@@ -15,29 +15,29 @@ from calex import images
 from calex.errors import CalexError
 from calex.features.store import open_store
 from calex.files import read_json
-from calex.splitting import apart
+from calex.splitting import split_head_holdout
 
 
 @given(st.lists(st.integers(20, 60), min_size=2, max_size=5), st.floats(0.1, 0.9))
 def test_both_parts_are_whole_disjoint_and_in_proportion(counts: list[int], holdout: float) -> None:
     labels = np.repeat(np.arange(len(counts)), counts)
-    learned, kept = apart(labels, holdout)
+    learned, kept = split_head_holdout(labels, holdout)
     assert sorted([*learned, *kept]) == list(range(len(labels)))
     for label, count in enumerate(counts):
         assert abs((labels[kept] == label).sum() - holdout * count) <= 2
-    again = apart(labels, holdout)
+    again = split_head_holdout(labels, holdout)
     np.testing.assert_array_equal(learned, again[0])
     np.testing.assert_array_equal(kept, again[1])
 
 
 def test_without_a_share_both_get_everything() -> None:
-    learned, kept = apart(np.array([0, 1, 1, 0]), 0.0)
+    learned, kept = split_head_holdout(np.array([0, 1, 1, 0]), 0.0)
     assert learned.tolist() == kept.tolist() == [0, 1, 2, 3]
 
 
 def test_a_share_that_leaves_a_class_out_names_its_key() -> None:
     with pytest.raises(CalexError, match=r"head_holdout: 0\.01 of 100 training images leaves a class out; raise it"):
-        apart(np.repeat(np.arange(5), 20), 0.01)
+        split_head_holdout(np.repeat(np.arange(5), 20), 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_branches_read_only_what_the_backbone_has_not_learnt(run: Path) -> None:
     dataset = images.load(run / "images.npz")
     train = dataset.indices("train")
-    learned, kept = apart(dataset.labels[train], 0.4)
+    learned, kept = split_head_holdout(dataset.labels[train], 0.4)
     assert sorted(open_store(run / "features", "train").index) == sorted(train[kept])
     assert not set(open_store(run / "features", "train").index) & set(train[learned])
     assert sorted(open_store(run / "features", "val").index) == sorted(dataset.indices("val"))

@@ -7,13 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import made_up_datasets as made_up
+import dataset_files
 import numpy as np
 import polars as pl
 import pytest
 import yaml
 from conftest import REPOSITORY, planned, run_snakemake
-from made_up_datasets import SUPERCLASSES
+from dataset_files import SUPERCLASSES
 
 from calex import images
 from calex.files import read_json
@@ -59,8 +59,8 @@ def brief() -> dict[str, Any]:
 def matrix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of every method on both datasets; nobody may change what is in it."""
     folder = tmp_path_factory.mktemp("matrix")
-    made_up.cifar100(folder / "cifar", 400, 100)
-    made_up.cinic(folder / "cinic", 8)
+    dataset_files.cifar100(folder / "cifar", 400, 100)
+    dataset_files.cinic(folder / "cinic", 8)
     shutil.copytree(REPOSITORY / "config", folder / "config")
     (folder / "brief.yaml").write_text(yaml.safe_dump(brief()))
     done = run_snakemake(folder, *REPORTS, "--cores", "2", config=Path("brief.yaml"))

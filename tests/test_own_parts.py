@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import made_up_datasets as made_up
+import dataset_files
 import numpy as np
 import polars as pl
 import torch
@@ -44,7 +44,7 @@ def test_images_a_network_and_a_checkpoint_of_ones_own(tmp_path: Path) -> None:
     """README's blocks as they stand; a second file makes them quick."""
     text = section("README.md", "Your own data and network")
     (network,), (photos, backbone) = blocks(text, "python"), blocks(text, "yaml")
-    made_up.image_folder(tmp_path / "photos")
+    dataset_files.image_folder(tmp_path / "photos")
     write(tmp_path / "my_network.py", network)
     command = [sys.executable, "-m", "calex", "taps", "my_network:build", "--input-size", "64"]
     proposed = subprocess.run(

@@ -8,7 +8,7 @@ import numpy as np
 
 from calex.datasets._memory import allocate
 from calex.images import SPLITS, Images
-from calex.splitting import held_out
+from calex.splitting import hold_out
 
 Part = tuple[np.ndarray, np.ndarray]  # (n, H, W, C) uint8 images and (n,) int64 labels
 
@@ -24,5 +24,5 @@ def joined(train: Sequence[Part], test: Part, names: np.ndarray, val: int, split
     labels = np.concatenate([labels for _, labels in parts])
     split = np.full(len(labels), SPLITS.index("test"), np.uint8)
     learnt = len(labels) - len(test[1])
-    split[:learnt] = held_out(labels[:learnt], val, split_seed, names.tolist())
+    split[:learnt] = hold_out(labels[:learnt], val, split_seed, names.tolist())
     return Images(images=pixels, labels=labels, split=split, names=names)

@@ -18,7 +18,7 @@ from calex.datasets._memory import allocate
 from calex.errors import CalexError, listed
 from calex.images import SPLITS, Images, Notes
 from calex.progress import say
-from calex.splitting import held_out
+from calex.splitting import hold_out
 
 # folder: the one that holds train and perhaps val and test, or classes. size: side in pixels at which images are stored.
 # fit: `crop` takes the middle square of an image, `stretch` all of it. grey: store one channel instead of three. val, test:
@@ -80,7 +80,7 @@ def load(
         for share, part in ((test, "test"), (val, "val")):
             if part not in tree.files:
                 train = split == SPLITS.index("train")
-                taken = held_out(labels[train], share, split_seed, names, part)
+                taken = hold_out(labels[train], share, split_seed, names, part)
                 split[train] = np.where(taken == SPLITS.index("val"), SPLITS.index(part), SPLITS.index("train"))
                 say(
                     f"{LABEL}: no folder of {part} images: {part}={share:g} of {train.sum()} are held out, split_seed {split_seed}"

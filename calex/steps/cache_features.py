@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
 
     members = dataset.indices(args.split)
     if args.split == "train":
-        members = members[splitting.apart(dataset.labels[members], about["head_holdout"])[1]]
+        members = members[splitting.split_head_holdout(dataset.labels[members], about["head_holdout"])[1]]
     index = members[np.random.default_rng(chosen["order_seed"]).permutation(len(members))]
     views = chosen["views"] if args.split == "train" else 1
     names = [tap["name"] for tap in measured["taps"]]

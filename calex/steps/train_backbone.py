@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     dataset = images.load(args.dataset)
     label = f"train-backbone {network}"
     train = dataset.indices("train")
-    learned = train[splitting.apart(dataset.labels[train], chosen["head_holdout"])[0]]
+    learned = train[splitting.split_head_holdout(dataset.labels[train], chosen["head_holdout"])[0]]
     torch.manual_seed(chosen["seed"])
     model = backbones.build(network, chosen["stem"], len(dataset.names))
     backbones.check(model, network, size, len(dataset.names), training=args.checkpoint is None)

@@ -79,7 +79,7 @@ def cifar10(folder: Path, train: int = 40, test: int = 30) -> Path:
     for seed, name in enumerate([*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]):
         labels = np.arange(test if name == "test_batch" else train) % 10
         content = {
-            "batch_label": f"made up, {name}",
+            "batch_label": f"synthetic, {name}",
             "labels": labels.tolist(),
             "data": records(coloured(labels, 10, seed=seed)),
             "filenames": [f"{number}.png" for number in range(len(labels))],
@@ -118,7 +118,7 @@ def cinic(folder: Path, per_class: int = 4) -> Path:
                 image = Image.fromarray(pixels)
                 image = (image, image.convert("L"), image.convert("P"), image)[number % 4]
                 image.save(folder / part / name / f"n{number:04}.png")
-    (folder / "README.md").write_text("made up")
+    (folder / "README.md").write_text("synthetic")
     return folder
 
 
