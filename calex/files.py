@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,12 +42,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(partial, path)
     except Exception as error:
         number = _system_error(error)
-        if number is None or (isinstance(error, OSError) and number not in NO_ROOM):
+        elsewhere = isinstance(error, OSError) and number not in NO_ROOM and error.filename != str(partial)
+        if number is None or elsewhere:
             raise
         advice = "make room and rerun" if number in NO_ROOM else "check the path and its permissions"
         raise CalexError(f"{path}: cannot be written ({os.strerror(number)}); {advice}") from None
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # it would hide what went wrong
+            partial.unlink(missing_ok=True)
 
 
 def _system_error(error: Exception) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import shlex
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ from made_up_exits import random_exits, write
 from calex import exits as exits_of
 from calex.__main__ import VERBS
 from calex.errors import CalexError
-from calex.files import read_json, read_npy, read_npz, read_parquet, remedy, write_npz
+from calex.files import read_json, read_npy, read_npz, read_parquet, remedy, replacing, write_npz
 from calex.settings import parse
 from calex.steps import _description, calibrate, evaluate, report, weigh_survivors
 
@@ -342,3 +343,22 @@ def test_thresholds_of_another_number_of_classes(exits: list[Path], tmp_path: Pa
         "t.thresholds.parquet: its thresholds are not those of 3 branches and 5 classes; rerun calibrate",
         evaluate.run, argparse.Namespace(**asked, out=tmp_path / "p.points.parquet"),
     )  # fmt: skip
+
+
+def test_what_cannot_be_written_is_named_as_it_was_asked_for(tmp_path: Path) -> None:
+    """And not by the name that it has while it is being written."""
+    path = tmp_path / ("x" * 250)  # with the hidden prefix it is longer than file systems allow
+    one_line(f"{path}: cannot be written (File name too long); check the path", write_npz, path, {"a": np.zeros(3)})
+    with pytest.raises(FileNotFoundError, match="other"), replacing(tmp_path / "y") as partial:
+        partial.write_bytes(Path(tmp_path / "other").read_bytes())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_spaces_quotes_and_accents_and_no_home(exits: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / 'ré sults\' "x"'
+    done = subprocess.run(
+        [sys.executable, "-m", "calex", "calibrate", "--exits", *exits, "--settings", SETTINGS, "--out", folder / "t.parquet"],
+        capture_output=True, text=True, cwd=REPOSITORY, env=os.environ | {"HOME": "/dev/null/none", "TMPDIR": "/dev/null/none"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["t.calibration.json", "t.parquet"]

@@ -35,10 +35,12 @@ def results(tmp_path: Path) -> Path:
 def test_each_warning_is_there_once_with_its_first_place_and_how_many_there_are(results: Path) -> None:
     for seed in (0, 1):
         write(results / f"photos/resnet18/calexnet/default/seed{seed}/cpm.calibration.json", warnings=["few points"])
+    write(results / "photos/resnet18/calexnet/default/seed1/weights2.json", warnings=["few images"])
     assert _description.warnings(results, CONFIG, "photos") == [
         {"text": "dark", "where": "photos", "count": 1},
         {"text": "near chance", "where": "photos, resnet18", "count": 1},
         {"text": "few points", "where": "resnet18, calexnet · cpm, default, seed 0", "count": 2},
+        {"text": "few images", "where": "resnet18, calexnet, default, seed 1, weights2", "count": 1},
     ]
 
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from calex.calibration import precision_margin, support
-from calex.errors import listed
 from calex.exits import Exits
 
 # population: calibrate branch k on the `survivors` of earlier branches at the same margin, or on `all` images.
@@ -46,11 +45,11 @@ def diagnosis(exits: Exits, min_support: int, remedy: str = REMEDY, **_: Any) ->
     """
     classes, share = support(exits.predictions, exits.classes, min_support)
     numbers = {"min_support": min_support, "classes_with_min_support": classes.tolist()}
-    few = np.flatnonzero(share < 0.5)
-    if not len(few):
+    few = share < 0.5
+    if not few.any():
         return numbers, []
     return numbers, [
-        f"only {listed(classes[few], len(few))} of {exits.classes} classes have min_support ({min_support}) of the "
-        f"{exits.predictions.shape[1]} validation images at branch {listed(few + 1, len(few))}; images that are answered otherwise hardly "
-        f"ever leave there: hold out more validation images, {remedy}"
+        f"at a branch as few as {classes[few].min()} of {exits.classes} classes have min_support ({min_support}) of the "
+        f"{exits.predictions.shape[1]} validation images; images that are answered otherwise hardly ever leave there: hold out more "
+        f"validation images, {remedy}"
     ]
