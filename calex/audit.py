@@ -1,4 +1,4 @@
-"""What decoded images say about themselves: sizes of classes, identical images, brightness; and what is probably wrong.
+"""Audit decoded images: sizes of classes, identical images, brightness, and what is probably wrong.
 
 All of it is measured on the pixels that a network will see, whatever source they came from.
 """
@@ -25,12 +25,21 @@ SEPARATE = (
 
 
 def audit(dataset: Images) -> dict[str, Any]:
-    """The audit of N images in C classes, fit for JSON; the same dataset gives the same.
+    """Measure what may be wrong with images as data.
 
-    `splits`: per split the number of images, the largest class and the share of images that it has, which is the accuracy
-    of always answering it, the fewest images of a class, the brightest and the darkest value of all pixels, and how many
-    images have one colour all over. `classes`: per class the number of images in train, val and test. `identical`: images
-    that are equal to the bit. `skipped`: files that the source left out, by reason. `warnings`: one line each.
+    Parameters
+    ----------
+    dataset : Images
+        N images in C classes.
+
+    Returns
+    -------
+    dict
+        Fit for JSON, the same for the same dataset. `splits`: per split the number of images; the largest class and its share
+        of images, which is the accuracy of always answering it; the fewest images of a class; the brightest and the darkest
+        value of all pixels; how many images have one colour all over. `classes`: per class the number of images in train, val
+        and test. `identical`: see `identical`. `skipped`: files that the source left out, by reason. `warnings`: one line for
+        each thing that is probably wrong.
     """
     counts = np.stack([np.bincount(dataset.labels[dataset.indices(split)], minlength=len(dataset.names)) for split in SPLITS])
     record: dict[str, Any] = {
@@ -68,17 +77,20 @@ def _splits(dataset: Images, counts: np.ndarray) -> dict[str, dict[str, Any]]:
 
 
 def digests(images: np.ndarray) -> np.ndarray:
-    """(N,) uint64: a hash of each image's bytes. Of a million different images two agree with a probability of 3 in 10^8."""
+    """Hash each image's bytes: (N, …) uint8 to (N,) uint64. Among a million images a chance collision has probability 3·10⁻⁸."""
     rows = np.ascontiguousarray(images).reshape(len(images), -1)
     return np.frombuffer(b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in rows), np.uint64)
 
 
 def identical(dataset: Images) -> dict[str, Any]:
-    """Images that are equal to the bit: across splits, across classes, and repeated within a split.
+    """Count images that are equal to the bit: across splits, across classes, and within a split.
 
-    `test_in_train` counts the test images of which train holds a copy; `repeated` the images of a split less the different
-    ones among them; `contradicting` the images of which another class holds a copy. `examples` names some pairs by their
-    files, or by their numbers in the source.
+    Returns
+    -------
+    dict
+        `test_in_train`, `val_in_train`, `test_in_val`: images of the first of which the second holds a copy. `repeated`: per
+        split its images less the different ones among them. `contradicting`: images of which another class holds a copy.
+        `examples`: some pairs of each, by the names of their files or by their positions in the dataset.
     """
     _, first, group = np.unique(digests(dataset.images), return_index=True, return_inverse=True)
     members = {split: dataset.indices(split) for split in SPLITS}
@@ -94,9 +106,9 @@ def identical(dataset: Images) -> dict[str, Any]:
     least, most = np.full(len(first), len(dataset.names)), np.full(len(first), -1)
     np.minimum.at(least, group, dataset.labels)
     np.maximum.at(most, group, dataset.labels)
-    torn = np.flatnonzero((least < most)[group])
-    count["contradicting"] = len(torn)
-    later = torn[dataset.labels[torn] != dataset.labels[first[group[torn]]]]
+    contradicting = np.flatnonzero((least < most)[group])
+    count["contradicting"] = len(contradicting)
+    later = contradicting[dataset.labels[contradicting] != dataset.labels[first[group[contradicting]]]]
     examples["contradicting"] = _named(dataset, later, first[group[later]])
     return count | {"examples": {name: pairs for name, pairs in examples.items() if pairs}}
 

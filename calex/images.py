@@ -16,10 +16,16 @@ SPLITS = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Notes:
-    """What a source says beside its arrays, for people: nothing that is computed depends on it.
+    """What a source reports beside its arrays, for people; nothing that is computed depends on it.
 
-    files: the name of each image's file, or empty where images have none. skipped: how many files were left out, by
-    reason. warnings: one line for each thing that is probably wrong.
+    Attributes
+    ----------
+    files : tuple of str
+        The name of each image's file; empty where images have none.
+    skipped : mapping of str to int
+        How many files were left out, by reason.
+    warnings : tuple of str
+        One line for each thing that is probably wrong.
     """
 
     files: tuple[str, ...] = ()
@@ -29,11 +35,20 @@ class Notes:
 
 @dataclass(frozen=True)
 class Images:
-    """N images of one size.
+    """N images of one size in C classes, with a fixed split.
 
-    images: (N, H, W, C) uint8, C is 1 (grey) or 3 (RGB). labels: (N,) int64 in [0, len(names)).
-    split: (N,) uint8, the position in `SPLITS` that each image belongs to, for good.
-    names: (classes,) str. notes: what the source says beside them, in no file and no fingerprint.
+    Attributes
+    ----------
+    images : (N, H, W, 1) or (N, H, W, 3) uint8
+        Grey or RGB pixels.
+    labels : (N,) int64
+        The class of each image, in [0, C).
+    split : (N,) uint8
+        The position in `SPLITS` of the split that each image belongs to.
+    names : (C,) str
+        The classes' names.
+    notes : Notes
+        What the source reports beside them; in no file and no fingerprint.
     """
 
     images: np.ndarray
@@ -44,12 +59,12 @@ class Images:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over all that a result can depend on: pixels, labels, names and the split."""
+        """The sha256 of all that a result can depend on: pixels, labels, names and the split."""
         header = canonical_json({"shape": self.images.shape, "names": self.names.tolist()}).encode()
         return sha256(header, self.images, self.labels, self.split)
 
     def indices(self, split: str) -> np.ndarray:
-        """(n,) int64: the numbers of a split's images, in the order of their source."""
+        """Return the positions (n,) int64 of a split's images, in the order of their source."""
         return np.flatnonzero(self.split == SPLITS.index(split))
 
 
@@ -63,7 +78,13 @@ _FORMS = (
 
 
 def checked(dataset: Images, where: str) -> Images:
-    """The dataset itself, or an error that names what is wrong with it."""
+    """Return the dataset itself, if it is one; `where` names its source in errors.
+
+    Raises
+    ------
+    CalexError
+        If a type, a shape or a label is wrong, or a class has no image in a split.
+    """
     if not isinstance(dataset, Images):
         raise CalexError(f"{where}: load() returned {type(dataset).__name__}, not Images; mend the source")
     for name, kind, dimensions, form in _FORMS:
@@ -101,16 +122,24 @@ def checked(dataset: Images, where: str) -> Images:
 
 
 def save(path: str | Path, dataset: Images) -> None:
+    """Write a dataset's arrays and its fingerprint to an .npz file."""
     arrays = {name: getattr(dataset, name) for name, *_ in _FORMS}
     write_npz(path, {**arrays, "fingerprint": np.array(dataset.fingerprint)})
 
 
 def load_names(path: str | Path) -> np.ndarray:
-    """(classes,) str, without reading the images."""
+    """Read the classes' names (C,) str, without reading the images."""
     return read_npz(path, ["names"])["names"]
 
 
 def load(path: str | Path) -> Images:
+    """Read a dataset that `save` wrote.
+
+    Raises
+    ------
+    CalexError
+        If the file is damaged, or its content is not what its fingerprint says.
+    """
     arrays = read_npz(path, ["images", "labels", "split", "names", "fingerprint"])
     fingerprint = str(arrays.pop("fingerprint"))
     dataset = Images(arrays["images"], arrays["labels"], arrays["split"], arrays["names"])

@@ -95,6 +95,15 @@ def test_impossible_splits_are_one_line(labels, val, test):
     assert "\n" not in str(error.value)
 
 
+def test_an_impossible_split_says_which_class_and_what_works():
+    with pytest.raises(CalexError, match=r"class '1' has 1 image, and both parts need one"):
+        stratified_split(np.array([0, 0, 0, 0, 1]), 2, 2)
+    with pytest.raises(CalexError, match=r"each of 3 classes .* the smallest, '0', has 2; the least that works is val: 3"):
+        stratified_split(np.repeat([0, 1, 2], [3, 5, 5]), 1, 3)
+    with pytest.raises(CalexError, match=r"lower test, down to 2 works"):
+        stratified_split(np.array([0, 1] * 5), 2, 20)
+
+
 def test_indices_are_a_partition_in_the_order_of_the_source():
     dataset = small()
     assert [dataset.indices(split).tolist() for split in SPLITS] == [[0, 1, 6, 7, 8], [2, 3], [4, 5]]

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
 from pathlib import Path
 
-from PIL import Image
-
+from calex.datasets._left_out import LeftOut, image_suffixes, is_system, reason_of
 from calex.errors import CalexError, listed
 from calex.images import SPLITS
 
@@ -28,49 +25,6 @@ ALIASES = {
 SPLIT_OF = {alias: split for split, aliases in ALIASES.items() for alias in aliases}
 AMBIGUOUS = ("eval", "evaluation")  # val or test
 
-# Folders and files that systems leave among images, in any case; so are all that begin with a dot.
-SYSTEM = {
-    "@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "~snapshot", "__macosx", "$recycle.bin", "recycler",
-    "system volume information", "lost+found", "found.000", "__pycache__", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
-}  # fmt: skip
-
-# What is no image for us although people keep it among images: suffixes, what it is, what to do.
-OTHER_KINDS = (
-    ((".heic", ".heif", ".hif"), "HEIC photos", "convert them to JPEG"),
-    ((".pdf", ".eps", ".ps", ".ai", ".svg", ".svgz", ".wmf", ".emf"), "documents or drawings", "render them to PNG"),
-    ((".h5", ".hdf", ".hdf5", ".npy", ".npz", ".mat", ".parquet", ".tfrecord", ".tfrecords", ".lmdb", ".pkl", ".pt",
-      ".grib", ".bufr"),
-     "arrays", "write them as images, or write a source for them"),
-    ((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv"), "videos", "take images out of them"),
-    ((".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".rw2", ".raf"), "raw photos", "develop them to JPEG or TIFF"),
-    ((".dcm", ".nii"), "medical images", "convert them to PNG, or write a source for them"),
-    ((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"), "archives", "unpack them"),
-)  # fmt: skip
-KIND_OF = {suffix: (kind, remedy) for suffixes, kind, remedy in OTHER_KINDS for suffix in suffixes}
-
-
-@dataclass
-class LeftOut:
-    """Files that are not taken: how many by reason, an example of each, and which of it users should look at."""
-
-    counts: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)
-    remedies: dict[str, str] = field(default_factory=dict)
-
-    def add(self, reason: str, example: Path, remedy: str = "") -> None:
-        self.counts[reason] += 1
-        self.examples.setdefault(reason, str(example))
-        if remedy:
-            self.remedies[reason] = remedy
-
-    def lines(self, warnings: bool) -> list[str]:
-        """One line a reason: those that ask for something, or the others."""
-        return [
-            f"{count} left out: {reason}, such as {self.examples[reason]}" + (f"; {self.remedies[reason]}" if warnings else "")
-            for reason, count in sorted(self.counts.items())
-            if (reason in self.remedies) == warnings
-        ]
-
 
 @dataclass(frozen=True)
 class Tree:
@@ -80,22 +34,9 @@ class Tree:
     left_out: LeftOut
 
 
-def is_system(name: str) -> bool:
-    return name.startswith(".") or name.casefold() in SYSTEM
-
-
-@cache
-def image_suffixes() -> set[str]:
-    """The suffixes that Pillow decodes, in lower case."""
-    return {suffix for suffix in Image.registered_extensions() if suffix not in KIND_OF}
-
-
 def folders(place: Path) -> list[Path]:
     """The folders in a folder that are no system's, sorted."""
-    try:
-        return sorted(Path(entry) for entry in os.scandir(place) if entry.is_dir() and not is_system(entry.name))
-    except OSError:
-        return []
+    return sorted(Path(entry) for entry in os.scandir(place) if entry.is_dir() and not is_system(entry.name))
 
 
 def has_splits(place: Path) -> bool:
@@ -167,7 +108,8 @@ def split_folders(place: Path, left_out: LeftOut) -> dict[str, Path]:
 def check_level(place: Path) -> None:
     """A folder without splits must be one of classes; if it is none, an error says which folder is probably meant."""
     whole = place.resolve()
-    beside = [folder for folder in folders(whole.parent) if folder.name.casefold() in SPLIT_OF and folder != whole]
+    around = folders(whole.parent) if os.access(whole.parent, os.R_OK) else []
+    beside = [folder for folder in around if folder.name.casefold() in SPLIT_OF and folder != whole]
     if whole.name.casefold() in SPLIT_OF and any(folders(folder) for folder in beside):
         raise CalexError(
             f"{place}: is the split '{whole.name}' of a dataset, with '{beside[0].name}' beside it; set `folder` to"
@@ -209,26 +151,7 @@ def _leave_out(file: Path, left_out: LeftOut) -> None:
     if file.suffix.lower() in image_suffixes():
         left_out.add("images outside of the folders of classes", file, "put them into CLASS/ folders")
     else:
-        left_out.add(*_reason(file))
-
-
-def _reason(file: Path) -> tuple[str, Path, str]:
-    """Why a file is no image: what it is, itself, what to do about it."""
-    suffix = file.suffix.lower()
-    kind, remedy = KIND_OF.get(suffix, ("", ""))
-    if kind:
-        return f"{kind} ({suffix})", file, remedy
-    if not suffix:
-        return "files without a suffix", file, "give images their suffix" if _is_image(file) else ""
-    return f"{suffix} files", file, ""
-
-
-def _is_image(file: Path) -> bool:
-    try:
-        with Image.open(file):
-            return True
-    except Exception:  # whatever a library raises at bytes that are no image
-        return False
+        left_out.add(*reason_of(file))
 
 
 def class_files(folder: Path, left_out: LeftOut) -> dict[str, list[Path]]:
@@ -253,7 +176,7 @@ def image_files(folder: Path, left_out: LeftOut) -> list[Path]:
     found, seen = list[Path](), set[tuple[int, int]]()
     for file, _ in sorted(walk(folder, left_out), key=lambda item: (item[1], item[0])):
         if file.suffix.lower() not in known:
-            left_out.add(*_reason(file))
+            left_out.add(*reason_of(file))
             continue
         try:
             status = file.stat()
