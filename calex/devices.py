@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import os
 import platform
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 
 from calex.errors import CalexError
+from calex.progress import say
 
 # glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -33,7 +35,7 @@ def claim(device: str, threads: int) -> torch.device:
     if threads < 1:
         raise CalexError(f"--threads: {threads} is less than 1")
     keep_memory()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(allowed(threads))
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     if device == "auto":
@@ -51,6 +53,15 @@ def claim(device: str, threads: int) -> torch.device:
             f"device: '{device}' was asked for, but torch sees {torch.cuda.device_count()} GPUs; use device: auto or cpu"
         )
     return chosen
+
+
+def allowed(threads: int) -> int:
+    """As many threads as OpenMP starts: with fewer than torch counts on, barriers in oneDNN's kernels wait for ever."""
+    limit = os.environ.get("OMP_THREAD_LIMIT", "").strip()
+    if not limit.isdecimal() or not 0 < int(limit) < threads:
+        return threads
+    say(f"warning: OMP_THREAD_LIMIT={limit} allows {limit} of {threads} threads, and results depend on them; unset it")
+    return int(limit)
 
 
 def keep_memory() -> None:

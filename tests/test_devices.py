@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import REPOSITORY
 
 from calex import devices
 from calex.__main__ import main
@@ -52,3 +56,23 @@ def test_auto_is_what_is_there() -> None:
     threads = torch.get_num_threads()
     assert devices.claim("auto", threads).type == ("cuda" if torch.cuda.is_available() else "cpu")
     assert torch.get_num_threads() == threads
+
+
+GRADIENT = """
+import torch
+from calex import devices
+
+devices.claim("cpu", 2)
+layer = torch.nn.Conv2d(3, 16, 3)
+layer(torch.randn(4, 3, 16, 16)).sum().backward()
+print(torch.get_num_threads())
+"""
+
+
+@pytest.mark.parametrize(("limit", "threads"), [("1", "1"), ("2", "2"), ("nonsense", "2")])
+def test_fewer_threads_than_asked_for_are_a_warning_and_no_deadlock(limit: str, threads: str) -> None:
+    """oneDNN's kernels wait for as many threads as torch counts on; OMP_THREAD_LIMIT starts fewer."""
+    environment = os.environ | {"OMP_THREAD_LIMIT": limit, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, "-c", GRADIENT], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and done.stdout.strip() == threads, done.stderr
+    assert ("warning: OMP_THREAD_LIMIT=1 allows 1 of 2 threads" in done.stderr) == (limit == "1")
