@@ -1,6 +1,8 @@
 # How fast this machine is at what the library promises to be fast at. Not part of `all`; one asks for
 # results/benchmarks.html.
 
+BENCHMARK_FOLDER = f"--folder {shlex.quote(config['benchmarks']['folder'])}" if config["benchmarks"]["folder"] else ""
+
 
 rule benchmark:
     output:
@@ -11,15 +13,11 @@ rule benchmark:
         "benchmarks/benchmarks/{question}.tsv"
     conda:
         "../../environment.yml"
-    threads: workflow.cores or 1  # all of them, so that nothing runs beside what is being timed
+    threads: EVERY_CORE or config["threads"]["benchmark"]  # so that nothing runs beside what is being timed
     resources:
         mem_mb=8000,
         runtime=120,
-        gpu=GPU,
-        # Not params: another device or thread count is no reason to compute again.
-        device=config["device"],
-        torch_threads=config["threads"]["benchmark"],
-        folder=f"--folder {shlex.quote(config['benchmarks']['folder'])}" if config["benchmarks"]["folder"] else "",
+        gpu=gpus,
     params:
         settings=settings("benchmark"),
         sources=source_hashes("benchmark"),
@@ -29,7 +27,7 @@ rule benchmark:
         "measuring {wildcards.question}"
     shell:
         "python -m calex benchmark {wildcards.question} --repeats {params.repeats} --scale {params.scale}"
-        " {resources.folder} --device {resources.device} --threads {resources.torch_threads} --out {output} 2>&1 | tee {log}"
+        " {BENCHMARK_FOLDER} --device {config[device]} --threads {config[threads][benchmark]} --out {output} 2>&1 | tee {log}"
 
 
 rule report_benchmarks:

@@ -23,16 +23,15 @@ rule train_branch:
         f"benchmarks/{CASCADE.removeprefix('results/')}/branch{{k}}.tsv"
     wildcard_constraints:
         method=methods_that_train(joint=False),
+    group:
+        "cascade"
     conda:
         "../../environment.yml"
     threads: config["threads"]["train_branch"]
     resources:
         mem_mb=6000 + 2 * config["features"]["memory_mb"],
         runtime=240,
-        gpu=GPU,
-        # Not params: another device or thread count is no reason to compute again.
-        device=config["device"],
-        torch_threads=config["threads"]["train_branch"],
+        gpu=gpus,
     params:
         settings=settings("train_branch"),
         sources=source_hashes("train_branch"),
@@ -43,8 +42,8 @@ rule train_branch:
         "{wildcards.dataset} {wildcards.backbone} {wildcards.method} seed {wildcards.seed}: training branch {wildcards.k}"
     shell:
         "python -m calex train-branch --features {params.features} --branch {wildcards.k} {params.weights}"
-        " --seed {wildcards.seed} --settings {params.settings:q} --device {resources.device}"
-        " --threads {resources.torch_threads} --out {params.folder} 2>&1 | tee {log}"
+        " --seed {wildcards.seed} --settings {params.settings:q} --device {config[device]}"
+        " --threads {config[threads][train_branch]} --out {params.folder} 2>&1 | tee {log}"
 
 
 # What a rule makes must be known before any job, and backbones may differ in their number of branches: a rule for
@@ -69,16 +68,15 @@ for count in BRANCH_COUNTS:
         wildcard_constraints:
             method=methods_that_train(joint=True),
             backbone="|".join(name for name, backbone in config["backbones"].items() if len(backbone["taps"]) == count),
+        group:
+            "cascade"
         conda:
             "../../environment.yml"
         threads: config["threads"]["train_branch"]
         resources:
             mem_mb=6000 + 2 * config["features"]["memory_mb"],
             runtime=720,
-            gpu=GPU,
-            # Not params: another device or thread count is no reason to compute again.
-            device=config["device"],
-            torch_threads=config["threads"]["train_branch"],
+            gpu=gpus,
         params:
             settings=settings("train_branches"),
             sources=source_hashes("train_branches"),
@@ -88,7 +86,7 @@ for count in BRANCH_COUNTS:
             "{wildcards.dataset} {wildcards.backbone} {wildcards.method} seed {wildcards.seed}: training all branches"
         shell:
             "python -m calex train-branches --features {params.features} --seed {wildcards.seed}"
-            " --settings {params.settings:q} --device {resources.device} --threads {resources.torch_threads}"
+            " --settings {params.settings:q} --device {config[device]} --threads {config[threads][train_branch]}"
             " --out {params.folder} 2>&1 | tee {log}"
 
 
@@ -102,6 +100,8 @@ rule weigh_survivors:
         f"logs/{CASCADE.removeprefix('results/')}/weights{{k}}.log",
     benchmark:
         f"benchmarks/{CASCADE.removeprefix('results/')}/weights{{k}}.tsv"
+    group:
+        "cascade"
     conda:
         "../../environment.yml"
     threads: 1

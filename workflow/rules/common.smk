@@ -9,7 +9,7 @@ from pathlib import Path
 
 from snakemake.common.configfile import load_configfile
 
-from calex import datasets, plan, plugins, recipes, sources
+from calex import datasets, plan, plugins, recipes, slurm, sources
 from calex.config import merged, read_yaml, validated
 from calex.errors import CalexError, suggestion
 from calex.files import canonical_json
@@ -39,7 +39,10 @@ configfile: CONFIG
 GIVEN = [
     os.path.relpath(file) if Path(file).is_relative_to(Path.cwd()) else str(file) for file in workflow.overwrite_configfiles
 ]
-ALONE = getattr(workflow.config_settings, "replace_workflow_config", False)
+# Jobs that another process runs get the same config files, but not this option: the environment tells them.
+ALONE = getattr(workflow.config_settings, "replace_workflow_config", False) or "CALEX_CONFIG_ALONE" in os.environ
+if ALONE:
+    os.environ["CALEX_CONFIG_ALONE"] = "1"
 BASE = [CONFIG] if Path(CONFIG).exists() and not ALONE else []
 
 try:
@@ -64,9 +67,32 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("KMP_BLOCKTIME", "0")
 
-# A job asks for a GPU if the config names one, or says auto and this machine has one.
-GPU = int(
-    config["device"].startswith(("cuda", "mps")) or (config["device"] == "auto" and shutil.which("nvidia-smi") is not None)
+# All that this run may use, where the command line gives a number: an executor's profile, --unlock and others give none.
+EVERY_CORE = workflow.resource_settings.cores
+
+
+# Shell commands name what no result depends on (device, threads, AS_TYPED) as it stands in these variables, not in params:
+# another device is no reason to compute again. Nor in resources: jobs of one group must agree in resources that are text.
+def gpus(wildcards):
+    """A job asks for a GPU if the config names one, or says auto and there is one: here, or in the cluster that runs the jobs."""
+    if config["device"] == "auto":
+        return int(shutil.which("nvidia-smi") is not None or (workflow.non_local_exec and slurm.has_gpus()))
+    return int(config["device"].startswith(("cuda", "mps")))
+
+
+# What was typed besides the target, for those who want to make a report again.
+AS_TYPED = "".join(
+    f" {shlex.quote(word)}"
+    for word in [
+        *(
+            ["--snakefile", workflow.main_snakefile]
+            if Path(workflow.main_snakefile) != Path("workflow/Snakefile").absolute()
+            else []
+        ),
+        *(["--replace-workflow-config"] if ALONE else []),
+        *(["--configfile", *GIVEN] if GIVEN else []),
+        *(["--config", *workflow.config_settings.config_args] if workflow.config_settings.config_args else []),
+    ]
 )
 
 
@@ -178,20 +204,6 @@ def exits_up_to(count):
         return [f"{folder}/exits{k}.npz" for k in range(1, last + 1)]
 
     return paths
-
-
-def command_of(wildcards):
-    """The command that makes a dataset's report as this run does."""
-    command = ["snakemake", "--cores", "all", f"results/pareto_{wildcards.dataset}.html"]
-    if Path(workflow.main_snakefile) != Path("workflow/Snakefile").absolute():
-        command += ["--snakefile", workflow.main_snakefile]
-    if ALONE:
-        command += ["--replace-workflow-config"]
-    if GIVEN:
-        command += ["--configfile", *GIVEN]
-    if workflow.config_settings.config_args:
-        command += ["--config", *workflow.config_settings.config_args]
-    return shlex.join(command)
 
 
 def run_of(wildcards):

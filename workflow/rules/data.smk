@@ -9,6 +9,8 @@ rule prepare_dataset:
         "logs/{dataset}/images.log",
     benchmark:
         "benchmarks/{dataset}/images.tsv"
+    group:
+        "images"
     conda:
         "../../environment.yml"
     threads: 1
@@ -40,6 +42,8 @@ rule measure_taps:
     # First in line: a tap that does not exist is found before hours of training. No edge to train_backbone says
     # so, because other taps need no other backbone.
     priority: 100
+    group:
+        "images"
     conda:
         "../../environment.yml"
     threads: 1
@@ -74,10 +78,7 @@ rule train_backbone:
         # The images, and a copy of one split of them.
         mem_mb=memory(6000, 2),
         runtime=1440,
-        gpu=GPU,
-        # Not params: another device or thread count is no reason to compute again.
-        device=config["device"],
-        torch_threads=config["threads"]["train_backbone"],
+        gpu=gpus,
     params:
         settings=settings("train_backbone"),
         sources=source_hashes("train_backbone"),
@@ -86,4 +87,4 @@ rule train_backbone:
         "{wildcards.dataset} {wildcards.backbone}: training the backbone"
     shell:
         "python -m calex train-backbone --dataset {input.dataset} --settings {params.settings:q} {params.checkpoint}"
-        " --device {resources.device} --threads {resources.torch_threads} --out {output.weights} 2>&1 | tee {log}"
+        " --device {config[device]} --threads {config[threads][train_backbone]} --out {output.weights} 2>&1 | tee {log}"

@@ -13,6 +13,8 @@ rule calibrate:
         f"benchmarks/{CASCADE.removeprefix('results/')}/{{policy}}.thresholds.tsv"
     wildcard_constraints:
         policy="|".join(config["policies"]),
+    group:
+        "cascade"
     conda:
         "../../environment.yml"
     threads: 1
@@ -40,6 +42,8 @@ rule evaluate:
         f"logs/{CASCADE.removeprefix('results/')}/{{policy}}.points.log",
     benchmark:
         f"benchmarks/{CASCADE.removeprefix('results/')}/{{policy}}.points.tsv"
+    group:
+        "cascade"
     conda:
         "../../environment.yml"
     threads: 1
@@ -83,6 +87,8 @@ rule pareto:
         "logs/points_{dataset}.log",
     benchmark:
         "benchmarks/points_{dataset}.tsv"
+    group:
+        "report"
     conda:
         "../../environment.yml"
     threads: 1
@@ -90,8 +96,6 @@ rule pareto:
         mem_mb=4000,
         runtime=30,
         gpu=0,
-        # Not a param: the same config from another file is no reason to compute again.
-        command=command_of,
     params:
         settings=lambda w: canonical_json(run_of(w)),
         sources=source_hashes("pareto"),
@@ -99,7 +103,8 @@ rule pareto:
         "{wildcards.dataset}: gathering operating points, marking fronts"
     # The step finds its inputs by the same plan: their paths would be too many for a command line.
     shell:
-        "python -m calex pareto --results results --settings {params.settings:q} --command {resources.command:q}"
+        "python -m calex pareto --results results --settings {params.settings:q}"
+        " --command 'snakemake --cores all results/pareto_{wildcards.dataset}.html'{AS_TYPED:q}"
         " --out {output.points} --run {output.run} 2>&1 | tee {log}"
 
 
@@ -113,6 +118,8 @@ rule compare:
         "logs/{dataset}/paired.log",
     benchmark:
         "benchmarks/{dataset}/paired.tsv"
+    group:
+        "report"
     conda:
         "../../environment.yml"
     threads: 1

@@ -21,10 +21,7 @@ rule cache_features:
     resources:
         mem_mb=memory(6000, 1),
         runtime=720,
-        gpu=GPU,
-        # Not params: another device or thread count is no reason to compute again.
-        device=config["device"],
-        torch_threads=config["threads"]["cache_features"],
+        gpu=gpus,
     params:
         settings=settings("cache_features"),
         sources=source_hashes("cache_features"),
@@ -33,5 +30,5 @@ rule cache_features:
         "{wildcards.dataset} {wildcards.backbone}: caching features of {wildcards.split}"
     shell:
         "python -m calex cache-features --dataset {input.dataset} --backbone {input.weights} --taps {input.taps}"
-        " --split {wildcards.split} --settings {params.settings:q} --device {resources.device}"
-        " --threads {resources.torch_threads} --out {params.folder} 2>&1 | tee {log}"
+        " --split {wildcards.split} --settings {params.settings:q} --device {config[device]}"
+        " --threads {config[threads][cache_features]} --out {params.folder} 2>&1 | tee {log}"

@@ -18,6 +18,8 @@ rule report:
         "benchmarks/pareto_{dataset}.tsv"
     wildcard_constraints:
         dataset="[a-z0-9_]+",  # any: an unknown one gets an answer
+    group:
+        "report"
     conda:
         "../../environment.yml"
     threads: 1

@@ -1,0 +1,45 @@
+"""Copies of the repository as git would clone it, some of them with a config that makes every command quick."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import REPOSITORY
+
+TINY = REPOSITORY / "tests" / "tiny.yaml"
+
+
+def clone(folder: Path, config: Path | None = None) -> Path:
+    """A repository of every file that git tracks here, or would after `git add`; with another config in the default's place."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (REPOSITORY / name).is_file():  # one that was deleted stays in the index until it is committed
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPOSITORY / name, folder / name)
+    if config is not None:
+        shutil.copy(config, folder / "config" / "config.yaml")
+    subprocess.run("git init --quiet && git add --all", shell=True, cwd=folder, check=True)
+    return folder
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """That of a shell in a clone in which calex was installed with `pip install -e .`, in the environment of the tests."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return os.environ | {"PATH": path, "PYTHONPATH": str(folder)}
+
+
+def shell(folder: Path, command: str) -> subprocess.CompletedProcess[str]:
+    """A command line as a person types it in a clone."""
+    return subprocess.run(
+        ["bash", "-c", command], cwd=folder, env=environment(folder), capture_output=True, text=True, check=False
+    )

@@ -1,0 +1,105 @@
+"""The README's command for clusters on a real Slurm of one node, and a job that is cancelled under way.
+
+Runs as root where Debian's packages slurm-wlm and munge are installed and the machine belongs to no cluster.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import documented
+import polars as pl
+import pytest
+from clones import TINY, clone, environment, shell
+
+COMMAND = "snakemake --profile workflow/profiles/slurm results/pareto_digits.html"
+TABLES = ("results/points_digits.parquet", "results/digits/paired.parquet")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    if find_spec("snakemake_executor_plugin_slurm") is None:
+        pytest.skip("Snakemake's plugin is not installed: pip install -e '.[slurm]'")
+    script = Path(__file__).with_name("cluster")
+    started = subprocess.run([script, "start"], capture_output=True, text=True)
+    if started.returncode == 3:
+        pytest.skip(f"no Slurm: {started.stderr.strip()}")
+    assert started.returncode == 0, started.stderr
+    yield
+    subprocess.run([script, "stop"], check=True)
+
+
+def submissions(output: str) -> list[str]:
+    """What was submitted, by the folder of its log: group_cascade_…, rule_train_backbone."""
+    return [
+        re.sub(r"_(calibrate|compare|evaluate|measure|pareto|prepare|report|train_branch|weigh).*$", "", name)
+        for name in re.findall(r"submitted with SLURM jobid \d+ \(log: \S*/slurm_logs/((?:group|rule)_\w+)/", output)
+    ]
+
+
+def assert_same_tables(folder: Path, other: Path) -> None:
+    for name in TABLES:
+        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def test_the_documented_command_makes_the_same_bits(cluster: None, tiny: Path, tmp_path: Path) -> None:
+    assert COMMAND in documented.commands()
+    folder = clone(tmp_path / "clone", config=TINY)
+    done = shell(folder, COMMAND)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert_same_tables(folder, tiny)
+    assert sorted(submissions(done.stderr)) == [
+        "group_cascade",
+        "group_cascade",
+        "group_images",
+        "group_report",
+        "rule_cache_features",
+        "rule_cache_features",
+        "rule_cache_features",
+        "rule_train_backbone",
+    ]
+
+
+def test_a_cancelled_job_is_submitted_again(cluster: None, tiny: Path, tmp_path: Path) -> None:
+    folder = clone(tmp_path / "clone", config=TINY)
+    for part in ("results", ".snakemake", "logs"):  # a finished run, less one cascade
+        shutil.copytree(tiny / part, folder / part, dirs_exist_ok=True)
+    shutil.rmtree(folder / "results/digits/resnet18/calexnet")
+    run = subprocess.Popen(
+        ["bash", "-c", COMMAND],
+        cwd=folder,
+        env=environment(folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    log = folder / "logs/digits/resnet18/calexnet/default/seed0/branch1.log"
+    before = log.stat().st_mtime_ns
+    while run.poll() is None and log.stat().st_mtime_ns == before:
+        time.sleep(0.1)
+    subprocess.run("scancel --state=RUNNING --user=root", shell=True, check=True, env=os.environ)
+    output, _ = run.communicate()
+    assert run.returncode == 0, output[-4000:]
+    assert "SLURM status is: 'CANCELLED'" in output and "Trying to restart job" in output
+    assert submissions(output) == ["group_cascade", "group_cascade", "group_report"]
+    assert_same_tables(folder, tiny)
+    points = pl.read_parquet(folder / TABLES[0])
+    assert set(points["method"]) == {"backbone", "calexnet", "reference"}
+
+
+def test_a_gpu_is_asked_for_once_a_submission(cluster: None, tiny: Path, tmp_path: Path) -> None:
+    """Three branches of a cascade could run side by side: they share one GPU. This cluster has none and says so."""
+    folder = clone(tmp_path / "clone", config=TINY)
+    for part in ("results", ".snakemake", "logs"):
+        shutil.copytree(tiny / part, folder / part, dirs_exist_ok=True)
+    shutil.rmtree(folder / "results/digits/resnet18/reference")
+    done = shell(folder, f"{COMMAND} --config device=cuda --retries 0")
+    assert done.returncode != 0
+    assert re.findall(r"--gpus=\d+", done.stderr) == ["--gpus=1"], done.stderr[-4000:]

@@ -1,0 +1,108 @@
+"""Every command line of every page is run as it stands, in a clone: really where it is quick, else as a dry run."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import documented
+import pytest
+from clones import TINY, clone, shell
+
+COMMANDS = documented.commands()
+
+# Those that cannot run here, each with the reason.
+EXCEPTED = {
+    "snakemake --configfile mine.yaml …": "a pattern: the target is the reader's",
+    "python -m calex taps NETWORK": "a pattern: the network is the reader's",
+    "cp -a": "a pattern: what is copied is the reader's",
+    "cp -r": "a pattern: what is copied is the reader's",
+    "python -m calex quote results/benchmarks.md --into README.md": "reads what ten minutes of measuring write",
+    "python tests/slurm/ratio.py": "starts a Slurm cluster, as root; tests/slurm does",
+    "scontrol show config": "needs a Slurm cluster",
+}
+
+# What makes a dry run of a program.
+DRY = {
+    "snakemake": "snakemake -n",
+    "pip install": "pip install --quiet --dry-run --no-deps",
+    "pytest": "pytest --collect-only --quiet",
+}
+
+REPORT = "snakemake --cores all results/pareto_digits.html"
+
+
+def quick(command: str) -> bool:
+    """Does it run really? Not what installs or tests; of Snakemake what asks for the tiny report or for no file at all."""
+    words = command.split()
+    if words[0] == "snakemake":
+        targets = [word for word in words if word.startswith("results/")]
+        elsewhere = {"--configfile", "--profile"} & set(words)
+        return not elsewhere and all("digits" in target for target in targets)
+    return not any(command.startswith(program) for program in DRY)
+
+
+def dry(command: str) -> str:
+    program = next(program for program in DRY if command.startswith(program))
+    return command.replace(program, DRY[program], 1)
+
+
+REALLY = [command for command in COMMANDS if command not in EXCEPTED and quick(command)]
+PLANNED = [command for command in COMMANDS if command not in EXCEPTED and not quick(command)]
+
+
+def with_written_files(folder: Path) -> Path:
+    for name, content in documented.written_files().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content, encoding="utf-8")
+    (folder / "my_network.pt").touch()  # the checkpoint that mine.yaml names
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tiny_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone with the tiny config in which the README's first command has made the report."""
+    folder = with_written_files(clone(tmp_path_factory.mktemp("tiny_clone"), config=TINY))
+    done = shell(folder, REPORT)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shipped_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return with_written_files(clone(tmp_path_factory.mktemp("shipped_clone")))
+
+
+def test_the_pages_hold_commands_of_every_sort(capsys: pytest.CaptureFixture[str]) -> None:
+    programs = {command.split()[0] for command in COMMANDS}
+    assert {"pip", "pytest", "python", "snakemake"} <= programs and REPORT in COMMANDS
+    assert any("--unlock" in command for command in REALLY) and any("slurm" in command for command in PLANNED)
+    with capsys.disabled():
+        excepted = "".join(f"\n  {command}: {reason}" for command, reason in EXCEPTED.items())
+        print(
+            f"\n{len(COMMANDS)} documented commands: {len(REALLY)} really, {len(PLANNED)} as dry runs, {len(EXCEPTED)} not:{excepted}"
+        )
+
+
+def test_every_exception_is_still_a_command_of_the_pages() -> None:
+    assert [command for command in EXCEPTED if command not in COMMANDS] == []
+
+
+@pytest.mark.parametrize("command", REALLY)
+def test_a_quick_command_runs(tiny_clone: Path, command: str) -> None:
+    done = shell(tiny_clone, command)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("command", PLANNED)
+def test_a_long_command_plans(shipped_clone: Path, command: str) -> None:
+    if "--profile workflow/profiles/slurm" in command and find_spec("snakemake_executor_plugin_slurm") is None:
+        pytest.skip("Snakemake's plugin is not installed: pip install -e '.[slurm]'")
+    done = shell(shipped_clone, dry(command))
+    if "Could not find a version that satisfies the requirement setuptools" in done.stderr:
+        pytest.skip("pip reaches no package index")
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "does not provide the extra" not in done.stderr
+    for file in re.findall(r"--configfile ((?:[^-\s]\S*\s*)+)", command):
+        assert all((shipped_clone / name).is_file() for name in file.split()), file
