@@ -40,23 +40,27 @@ def pages() -> list[Path]:
 
 def blocks(text: str) -> list[Block]:
     """A page's fenced blocks, and its indented ones, without the indent of the list that they stand in."""
-    found, before, lines = [], "", iter(text.splitlines())
-    paragraph: list[str] = []
-    for line in lines:
-        if fence := re.match(r"( *)```(\w*)", line):
-            inside = []
-            for line in lines:
-                if re.match(r" *```$", line):
-                    break
-                inside.append(line.removeprefix(fence[1]))
-            found.append(Block(fence[2], "\n".join(inside) + "\n", " ".join(paragraph) or before))
-            paragraph, before = [], ""
-        elif re.match(r" {4}\S", line) and not paragraph:
-            found.append(Block("", line.strip() + "\n", before))
-        elif line.strip():
-            paragraph.append(line.strip())
-        elif paragraph:
-            before, paragraph = " ".join(paragraph), []
+    found, before = [], ""
+    lines = [*text.splitlines(), ""]
+    at = 0
+    while at < len(lines):
+        fence = re.match(r"( *)```(\w*)$", lines[at])
+        end = at + 1
+        if fence:
+            while lines[end] != f"{fence[1]}```":
+                end += 1
+            inside = [line.removeprefix(fence[1]) for line in lines[at + 1 : end]]
+            found.append(Block(fence[2], "\n".join(inside) + "\n", before))
+            end += 1
+        elif re.match(r" {4}\S", lines[at]):
+            while re.match(r" {4}\S", lines[end]):
+                end += 1
+            found.append(Block("", "\n".join(line.strip() for line in lines[at:end]) + "\n", before))
+        elif lines[at]:  # a paragraph, up to an empty line or a fence
+            while lines[end].strip() and "```" not in lines[end]:
+                end += 1
+            before = " ".join(line.strip() for line in lines[at:end])
+        at = end
     return found
 
 
