@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from calex import plugins
 from calex.errors import CalexError
 
 # The parts of a method's block whose options may be lists; `policies` is a list that makes no variants.
@@ -107,3 +108,20 @@ def points(config: dict[str, Any], dataset: str) -> list[str]:
         for cascade in cascades(config, dataset)
         for policy in [*config["methods"][cascade.method]["policies"], "oracle"]
     ]
+
+
+def sequential(variant: dict[str, Any]) -> bool:
+    """Does a variant's weighting need the branches before? Then its branches train one after the other."""
+    return bool(plugins.constants(plugins.source("weightings", variant["weighting"]["name"])).get("SEQUENTIAL", False))
+
+
+def records(config: dict[str, Any], dataset: str) -> list[tuple[Cascade, str, str]]:
+    """Every record of how a cascade was calibrated and weighted: the cascade, of what it is, its file in the folder."""
+    found = []
+    for cascade in cascades(config, dataset):
+        method = config["methods"][cascade.method]
+        if sequential(method["variants"][cascade.variant]):
+            branches = range(2, len(config["backbones"][cascade.backbone]["taps"]) + 1)
+            found += [(cascade, f"weights of branch {k}", f"weights{k}.json") for k in branches]
+        found += [(cascade, f"policy {policy}", f"{policy}.calibration.json") for policy in method["policies"]]
+    return found

@@ -14,8 +14,9 @@ from calex.steps import _description
 
 CONFIG: dict[str, Any] = {
     "seeds": [0, 1],
+    "backbones": {"resnet18": {"taps": ["layer1", "layer2"]}},
     "datasets": {"photos": {"backbones": ["resnet18"], "methods": ["calexnet"]}},
-    "methods": {"calexnet": {"variants": {"default": {}}, "policies": ["cpm", "global"]}},
+    "methods": {"calexnet": {"variants": {"default": {"weighting": {"name": "survivors"}}}, "policies": ["cpm", "global"]}},
 }
 AUDIT = {"images": 9, "shape": [8, 8, 1], "splits": {"test": {}}, "identical": {}, "skipped": {"zip": 2}}
 
@@ -29,19 +30,26 @@ def write(path: Path, **record: Any) -> None:
 def results(tmp_path: Path) -> Path:
     write(tmp_path / "photos/images.json", **AUDIT, classes={"cat": [1, 2, 3], "dog": [1, 1, 1]}, warnings=["dark"])
     write(tmp_path / "photos/resnet18/backbone.json", warnings=["near chance"])
+    for seed in (0, 1):
+        for file in ("weights2", "cpm.calibration", "global.calibration"):
+            write(tmp_path / f"photos/resnet18/calexnet/default/seed{seed}/{file}.json", warnings=[])
     return tmp_path
 
 
 def test_each_warning_is_there_once_with_its_first_place_and_how_many_there_are(results: Path) -> None:
+    cascades = results / "photos/resnet18/calexnet/default"
     for seed in (0, 1):
-        write(results / f"photos/resnet18/calexnet/default/seed{seed}/cpm.calibration.json", warnings=["few points"])
-    write(results / "photos/resnet18/calexnet/default/seed1/weights2.json", warnings=["few images"])
+        write(cascades / f"seed{seed}/cpm.calibration.json", warnings=["few points"])
+    write(cascades / "seed1/weights2.json", warnings=["few images"])
     assert _description.warnings(results, CONFIG, "photos") == [
         {"text": "dark", "where": "photos", "count": 1},
         {"text": "near chance", "where": "photos, resnet18", "count": 1},
-        {"text": "few points", "where": "resnet18, calexnet · cpm, default, seed 0", "count": 2},
-        {"text": "few images", "where": "resnet18, calexnet, default, seed 1, weights2", "count": 1},
+        {"text": "few points", "where": "resnet18, calexnet, default, seed 0, policy cpm", "count": 2},
+        {"text": "few images", "where": "resnet18, calexnet, default, seed 1, weights of branch 2", "count": 1},
     ]
+    (cascades / "seed1/global.calibration.json").unlink()
+    with pytest.raises(OSError, match=r"global\.calibration\.json"):
+        _description.warnings(results, CONFIG, "photos")
 
 
 def test_a_run_without_warnings_has_none(results: Path) -> None:

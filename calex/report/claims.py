@@ -193,6 +193,12 @@ class SeedOrder:
     def same(self) -> bool:
         return len(set(self.orders)) == 1
 
+    @property
+    def leaders(self) -> dict[str, int]:
+        """The curves that are first for some seed, and for how many."""
+        first = [names[0] for names in self.orders]
+        return {name: first.count(name) for name in dict.fromkeys(first)}
+
 
 def seed_order(grid: pl.DataFrame, curve: str) -> SeedOrder | None:
     """None for one seed or one curve. `grid` as in `gains`."""

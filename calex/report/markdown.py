@@ -9,7 +9,7 @@ from calex.pareto import BUDGETS
 from calex.report.claims import Claims
 from calex.report.formatting import counted, interval, joined, percent
 from calex.report.tables import Section
-from calex.report.wording import gain_clause
+from calex.report.wording import gain_clause, order_clause
 
 
 def markdown(dataset: str, sections: Iterable[Section], run: dict[str, Any]) -> str:
@@ -98,9 +98,11 @@ def summary(claims: Claims) -> str:
         f"{0.05 * total:.2g} would exclude 0 by chance)"
     ]
     if gain := gain_clause(claims.gains):
-        parts.append(f"mean gain over the rivals {gain}")
-    if claims.order is not None and claims.order.orders:
-        parts.append(f"the order of the curves is {'the same' if claims.order.same else 'not the same'} for every seed")
+        of = len(claims.gains.comparable)
+        largest = f", largest at 30–70% against {len(claims.gains.largest_in_the_middle)} of {of}" if of else ""
+        parts.append(f"mean gain over the rivals {gain}{largest}")
+    if claims.order is not None and (order := order_clause(claims.order)):
+        parts.append(order)
     return "; ".join(parts) + "."
 
 

@@ -121,20 +121,33 @@ def gain_sentence(gains: Gains) -> str:
     return f"Mean gain in test accuracy over {over}: {clause}{where}. Means over seeds and budgets, without an interval."
 
 
+def leaders(order: SeedOrder) -> str:
+    """`a`, if it is first for each seed, or `a for 2 seeds and b for 1 seed`."""
+    first = order.leaders
+    return next(iter(first)) if len(first) == 1 else joined(f"{name} for {counted(n, 'seed')}" for name, n in first.items())
+
+
+def order_clause(order: SeedOrder) -> str:
+    """`between 30% and 70% of the FLOPs the order of the curves is the same for every seed (first: a)`, and how steadily."""
+    if not order.orders:
+        return ""
+    text = f"between {percent(order.first)} and 70% of the FLOPs the order of the curves is "
+    text += f"{'the same' if order.same else 'not the same'} for every seed (first: {leaders(order)})"
+    if order.steady is not None:
+        text += f", on the same side of {order.steady} of {len(order.orders[0]) - 1} rivals for every seed"
+    return text
+
+
 def order_sentence(order: SeedOrder) -> str:
     """Whether the curves stand in the same order for every seed."""
     if not order.orders:
         return "Fewer than two curves have points for every seed within 70% of the FLOPs: there is no order."
     seeds = len(order.orders)
     without = f" ({counted(order.left_out, 'curve')} without points for every seed left out)" if order.left_out else ""
-    leaders = [names[0] for names in order.orders]
     if order.same:
-        text = f"stand in the same order for each of {seeds} seeds, {leaders[0]} first"
-    elif len(set(leaders)) == 1:
-        text = f"do not stand in the same order for each of {seeds} seeds; {leaders[0]} is first for each"
+        text = f"stand in the same order for each of {seeds} seeds, {leaders(order)} first"
     else:
-        first = joined(f"{name} for {counted(leaders.count(name), 'seed')}" for name in dict.fromkeys(leaders))
-        text = f"do not stand in the same order for each of {seeds} seeds; first is {first}"
+        text = f"do not stand in the same order for each of {seeds} seeds; first is {leaders(order)}"
     if order.steady is not None:
         others = len(order.orders[0]) - 1
         text += f". {order.curve} is on the same side of {order.steady} of {others} others for every seed"

@@ -52,19 +52,14 @@ def balanced_accuracy(answers: np.ndarray, labels: np.ndarray) -> float:
 def warnings(results: Path, config: dict[str, Any], dataset: str) -> list[dict[str, Any]]:
     """What steps found to be probably wrong: text, where (the first place that says it), count (of places).
 
-    Read from the images' audit, the backbones' records and, where there are some, those of survivors' weights and of policies.
+    Read from the images' audit and the records of backbones, weights and calibrations.
     """
     backbones = config["datasets"][dataset]["backbones"]
     places = [(dataset, results / dataset / "images.json")]
     places += [(f"{dataset}, {backbone}", results / dataset / backbone / "backbone.json") for backbone in backbones]
-    for cascade in plan.cascades(config, dataset):
-        for record in sorted((results / cascade.folder).glob("weights*.json")):
-            where = f"{cascade.backbone}, {cascade.method}, {cascade.variant}, seed {cascade.seed}, {record.stem}"
-            places.append((where, record))
-        for policy in config["methods"][cascade.method]["policies"]:
-            where = f"{cascade.backbone}, {cascade.method} · {policy}, {cascade.variant}, seed {cascade.seed}"
-            record = results / cascade.folder / f"{policy}.calibration.json"
-            places += [(where, record)] if record.exists() else []
+    for cascade, what, file in plan.records(config, dataset):
+        where = f"{cascade.backbone}, {cascade.method}, {cascade.variant}, seed {cascade.seed}, {what}"
+        places.append((where, results / cascade.folder / file))
     found: dict[str, dict[str, Any]] = {}
     for where, path in places:
         for text in read_json(path).get("warnings", []):

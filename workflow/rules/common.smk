@@ -174,8 +174,7 @@ def source_hashes(rule_name):
 
 def looks_back(wildcards):
     """Does a method's weighting need the branches before? Then its branches train one after the other."""
-    name = config["methods"][wildcards.method]["variants"][wildcards.variant]["weighting"]["name"]
-    return plugins.constants(plugins.source("weightings", name)).get("SEQUENTIAL", False)
+    return plan.sequential(config["methods"][wildcards.method]["variants"][wildcards.variant])
 
 
 def methods_that_train(joint):

@@ -80,6 +80,7 @@ rule pareto:
             file=["backbone.json", "taps.json", *(f"features/{split}.json" for split in SPLITS)],
         ),
         audit="results/{dataset}/images.json",
+        records=lambda w: [f"results/{cascade.folder}/{file}" for cascade, _, file in plan.records(config, w.dataset)],
     output:
         points="results/points_{dataset}.parquet",
         run="results/{dataset}/run.json",
