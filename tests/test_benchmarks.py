@@ -20,7 +20,7 @@ from calex.benchmarks import Row, memory, row
 from calex.benchmarks._stores import made
 from calex.features.store import verify
 from calex.report import benchmarks_page
-from calex.steps import quote, sizes
+from calex.steps import sizes
 
 LINUX = pytest.mark.skipif(not memory.STATUS.exists(), reason="memory is read from Linux's /proc")
 
@@ -285,17 +285,3 @@ def test_a_quote_that_is_not_text_is_refused(tmp_path, capsys):
     (tmp_path / "README.md").write_text(MARKED)
     assert main(["quote", str(tmp_path / "t.md"), "--into", str(tmp_path / "README.md")]) == 2
     assert "not text in UTF-8" in capsys.readouterr().err
-
-
-QUOTED = {
-    "README.md": ("benchmarks.md", "sizes.md", "pareto_digits.md", "pareto_fashion_mnist.md"),
-    "config/README.md": tuple(f"pareto_fashion_mnist_{part}.md" for part in ("factors", "views", "holdout")),
-}
-
-
-@pytest.mark.parametrize(("page", "name"), [(page, name) for page, names in QUOTED.items() for name in names])
-def test_what_a_page_quotes_stands_between_its_marks(page, name):
-    readme = (Path(__file__).parents[1] / page).read_text()
-    assert "quoted" in quote.quoted(readme, name, "quoted", page)
-    between = readme.split(f"<!-- begin {name} -->")[1].split(f"<!-- end {name} -->")[0]
-    assert between.count("\n| ") > 3, f"{name} is not quoted in {page}"

@@ -454,7 +454,7 @@ def test_damage_to_image_folders(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    section = (REPOSITORY / "README.md").read_text().split("## Your own data and network")[1]
+    section = (REPOSITORY / "config/extending.md").read_text().split("## Your own data and network")[1]
     example = yaml.safe_load(section.split("```yaml")[1].split("```")[0])
     full = config.read_yaml(REPOSITORY / "config/config.yaml")
     full["datasets"] |= example["datasets"]

@@ -41,8 +41,8 @@ def write(path: Path, content: Any) -> Path:
 
 
 def test_images_a_network_and_a_checkpoint_of_ones_own(tmp_path: Path) -> None:
-    """README's blocks as they stand; a second file makes them quick."""
-    text = section("README.md", "Your own data and network")
+    """The page's blocks as they stand; a second file makes them quick."""
+    text = section("config/extending.md", "Your own data and network")
     (network,), (photos, backbone) = blocks(text, "python"), blocks(text, "yaml")
     dataset_files.image_folder(tmp_path / "photos")
     write(tmp_path / "my_network.py", network)
@@ -87,7 +87,7 @@ def test_images_a_network_and_a_checkpoint_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_a_head_a_recipe_and_a_policy_are_a_file_and_a_line_each(tiny: Path, tmp_path: Path) -> None:
-    text = section("config/README.md", "A method of your own")
+    text = section("config/extending.md", "A method of your own")
     files, (lines,) = re.findall(r"^`(calex/\w+/\w+\.py)`", text, re.MULTILINE), blocks(text, "yaml")
     assert [Path(file).parts[1] for file in files] == ["heads", "recipes", "policies"]
     own = shutil.copytree(tiny, tmp_path / "own")
