@@ -1,7 +1,8 @@
 """Which operating points count, decided on validation images and read off on test images.
 
-A *curve* is everything that one (dataset, backbone, method, policy, seed) offers, its variants pooled. Points
-are chosen by their `val` rows alone; the `test` rows only say what the choice turned out to be worth.
+A *curve* is everything that one (dataset, backbone, method, policy, seed) offers, its variants pooled. Points are chosen
+by their `val` rows alone; the `test` rows only show what the choice turned out to be worth. Accuracies are shares of
+images in [0, 1]; costs and budgets are shares of the plain backbone's FLOPs, mean over images.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import polars as pl
 
 CURVE = ("dataset", "backbone", "method", "policy", "seed")
 POINT = ("dataset", "backbone", "method", "variant", "policy", "seed", "point")
-# The budgets at which curves are compared, as shares of the plain backbone's FLOPs.
+# The budgets at which curves are compared.
 BUDGETS = (0.7, 0.6, 0.5, 0.4, 0.3)
 # Area: FLOPs reductions of 30 to 70 %. Built from integers, so that 0.7 is 0.7 and not a rounding below it.
 AREA_BUDGETS = tuple((np.arange(300, 701) / 1000).tolist())
@@ -30,15 +31,35 @@ def by_backbone(points: pl.DataFrame) -> list[pl.DataFrame]:
 
 
 def front(accuracy: np.ndarray, cost: np.ndarray) -> np.ndarray:
-    """Mask (n,) of the points that no other beats: at least as accurate and as cheap, and better in one.
+    """The points that no other point beats: at least as accurate and as cheap, and better in one of the two.
 
     Equal points do not beat each other: duplicates stay or go together.
+
+    Parameters
+    ----------
+    accuracy, cost : (P,) float64
+        Of P operating points; more accuracy and less cost are better.
+
+    Returns
+    -------
+    (P,) bool
+        Whether each point is on the Pareto front.
+
+    Raises
+    ------
+    ValueError
+        If the two are not vectors of one length, or hold a value that is not finite.
+
+    Examples
+    --------
+    >>> front(np.array([0.5, 0.7, 0.6, 0.9]), np.array([0.2, 0.3, 0.4, 0.8])).tolist()
+    [True, True, False, True]
     """
     accuracy, cost = np.asarray(accuracy, dtype=np.float64), np.asarray(cost, dtype=np.float64)
     if accuracy.shape != cost.shape or accuracy.ndim != 1:
         raise ValueError(f"accuracy and cost must be vectors of one length, got shapes {accuracy.shape} and {cost.shape}")
     if not (np.isfinite(accuracy).all() and np.isfinite(cost).all()):
-        raise ValueError("accuracy and cost must be finite: a NaN has no place in an order")
+        raise ValueError("accuracy and cost must be finite: a NaN cannot be ordered")
     order = np.lexsort((-accuracy, cost))
     sorted_accuracy, sorted_cost = accuracy[order], cost[order]
     # Points of equal cost form a run, best first. A run's best stays if it exceeds everything cheaper.
@@ -52,9 +73,18 @@ def front(accuracy: np.ndarray, cost: np.ndarray) -> np.ndarray:
 
 
 def mark_fronts(points: pl.DataFrame) -> pl.DataFrame:
-    """`points` with `on_front`: the front of each curve's `val` rows, said on every row of the same point.
+    """A table of operating points with `on_front`: the front of each curve's `val` rows.
 
-    A point without a `val` row cannot be chosen, so it is on no front.
+    Parameters
+    ----------
+    points : DataFrame
+        `points.SCHEMA`; an old `on_front` is replaced.
+
+    Returns
+    -------
+    DataFrame
+        `points.MARKED`. All rows of a point have the same `on_front`. A point without a `val` row cannot be chosen, so
+        it is on no front.
     """
     marked = [
         curve.select(*POINT, on_front=pl.Series(front(curve["accuracy"].to_numpy(), curve["flops_fraction"].to_numpy())))
@@ -69,12 +99,24 @@ def mark_fronts(points: pl.DataFrame) -> pl.DataFrame:
 
 
 def at_budgets(points: pl.DataFrame, budgets: Sequence[float]) -> pl.DataFrame:
-    """For each curve and budget, the point one would deploy: one row each, nulls where no point fits.
+    """For each curve and budget, the point that one would deploy.
 
-    That point has the best validation accuracy among those whose validation cost (`flops_fraction`) is at most
-    the budget; ties go to the lower validation cost, then to the lower variant and point. Columns: the curve's
-    key, budget, variant, point, parameters, val_accuracy, val_flops_fraction, test_accuracy,
-    test_flops_fraction (what the choice really costs) and exit_share (test).
+    It has the best validation accuracy among the points whose validation cost (`flops_fraction`) is at most the budget;
+    ties go to the lower validation cost, then to the lower variant and point.
+
+    Parameters
+    ----------
+    points : DataFrame
+        `points.SCHEMA`.
+    budgets : sequence of float
+        The most that an image may cost in the mean, as a share of the plain backbone's FLOPs.
+
+    Returns
+    -------
+    DataFrame
+        A row for each curve and budget: the curve's key, budget, variant, point, parameters, val_accuracy,
+        val_flops_fraction, test_accuracy, test_flops_fraction (what the choice really costs) and exit_share (test).
+        Nulls where no point fits.
     """
     val = points.filter(pl.col("split") == "val").select(
         *POINT, "parameters", val_accuracy="accuracy", val_flops_fraction="flops_fraction"
@@ -82,18 +124,18 @@ def at_budgets(points: pl.DataFrame, budgets: Sequence[float]) -> pl.DataFrame:
     test = points.filter(pl.col("split") == "test").select(
         *POINT, "exit_share", test_accuracy="accuracy", test_flops_fraction="flops_fraction"
     )
-    # Walking up in cost, a choice changes only where the best accuracy so far is exceeded. The sort puts the
-    # winner of every tie first, so the last such change within the budget is the choice.
+    # In the order of costs a choice changes only where the best accuracy so far is exceeded. The sort puts the winner
+    # of every tie first, so the last such change within the budget is the choice.
     changes = val.sort(
         *CURVE, "val_flops_fraction", "val_accuracy", "variant", "point", descending=[False] * 6 + [True, False, False]
     ).filter(pl.col("val_accuracy") > pl.col("val_accuracy").cum_max().shift(1).over(CURVE).fill_null(-float("inf")))
-    asked = (
+    wanted = (
         points.select(CURVE)
         .unique()
         .join(pl.DataFrame({"budget": budgets}, schema={"budget": pl.Float64}), how="cross")
         .sort("budget")
     )
-    chosen = asked.join_asof(
+    chosen = wanted.join_asof(
         changes.sort("val_flops_fraction"),
         left_on="budget",
         right_on="val_flops_fraction",
@@ -123,7 +165,7 @@ def at_budgets(points: pl.DataFrame, budgets: Sequence[float]) -> pl.DataFrame:
 def curve_on_grid(points: pl.DataFrame, grid: Sequence[float]) -> pl.DataFrame:
     """Each curve as a step function of the budget: the test accuracy of its choice at every budget of `grid`.
 
-    Columns: the curve's key, budget, test_accuracy (null below the cheapest point).
+    Columns: the curve's key, budget, test_accuracy (null below the cheapest point). See `at_budgets`.
     """
     return at_budgets(points, grid).select(*CURVE, "budget", "test_accuracy")
 
@@ -131,8 +173,17 @@ def curve_on_grid(points: pl.DataFrame, grid: Sequence[float]) -> pl.DataFrame:
 def area(points: pl.DataFrame) -> pl.DataFrame:
     """The mean test accuracy of each curve over FLOPs reductions from 30 % to 70 %.
 
-    Columns: the curve's key, area (null if nothing fits), covered (the share of the range that has a point),
-    partial. Where no point fits, the reduction is left out of the mean: a partial area compares with no other.
+    Parameters
+    ----------
+    points : DataFrame
+        `points.SCHEMA`.
+
+    Returns
+    -------
+    DataFrame
+        A row for each curve: its key, area (null if nothing fits), covered (the share of the range that has a point),
+        partial (covered < 1). Where no point fits, the reduction is left out of the mean, so a partial area cannot be
+        compared with others.
     """
     return (
         curve_on_grid(points, AREA_BUDGETS)
@@ -143,10 +194,20 @@ def area(points: pl.DataFrame) -> pl.DataFrame:
 
 
 def over_seeds(frame: pl.DataFrame, value: str) -> pl.DataFrame:
-    """The band over seeds: `frame` without its seeds, `value` as mean, low and high (its minimum and maximum).
+    """The mean and the range over seeds.
 
-    Columns: the curve's key without the seed, budget if `frame` has one, mean, low, high, seeds (how many have
-    a value), of (how many there are). Only seeds with a value enter: compare `seeds` with `of`.
+    Parameters
+    ----------
+    frame : DataFrame
+        Curves' keys, perhaps `budget`, and the column `value`: a row for each seed.
+    value : str
+        The column to summarise.
+
+    Returns
+    -------
+    DataFrame
+        The keys without the seed, mean, low and high (minimum and maximum), seeds (how many have a value), of (how many
+        there are). Only seeds with a value enter: compare `seeds` with `of`.
     """
     key = [name for name in (*CURVE, "budget") if name in frame.columns and name != "seed"]
     return (
@@ -163,8 +224,10 @@ def over_seeds(frame: pl.DataFrame, value: str) -> pl.DataFrame:
 
 
 def fronts(points: pl.DataFrame) -> pl.DataFrame:
-    """The points on a front, one row each: the test values, and beside them the val_accuracy and val_flops_fraction
-    that put them there. The other columns and the order by cost within a curve are those of the table `points`.
+    """The points on a front at their test values, one row each, in the order of validation cost within a curve.
+
+    points: `points.MARKED`. The result lacks split and on_front and has val_accuracy and val_flops_fraction, by which
+    the points are on the front.
     """
     val = points.filter(pl.col("split") == "val").select(*POINT, val_accuracy="accuracy", val_flops_fraction="flops_fraction")
     return (

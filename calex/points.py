@@ -1,7 +1,6 @@
-"""The table of operating points, one row a point and split: an interface that other people's tools read.
+"""The tables of operating points and of thresholds, as files that other people's tools read.
 
-results/README.md explains each column. `points_{dataset}.parquet` has one more, on_front. Beside it the table of
-thresholds that points are evaluated at.
+An operating point is a cascade with one setting of a policy's swept parameters. results/README.md explains each column.
 """
 
 from __future__ import annotations
@@ -10,6 +9,8 @@ from typing import Any
 
 import polars as pl
 
+# One row for each point and split. Costs: mean FLOPs of an image, and as shares of the plain backbone's. exit_share: K + 1
+# shares of images, of the K branches and then the backbone.
 SCHEMA: dict[str, Any] = {
     "dataset": pl.String,
     "backbone": pl.String,
@@ -28,7 +29,7 @@ SCHEMA: dict[str, Any] = {
     "flops_fraction_exit_only": pl.Float64,
     "exit_share": pl.List(pl.Float64),
 }
-# A policy's table, {policy}.thresholds.parquet: fold −1 is from all of validation; branches count from 1.
+# A policy's thresholds, {policy}.thresholds.parquet: fold −1 is from all of validation; branches count from 1.
 THRESHOLDS: dict[str, Any] = {
     "fold": pl.Int64,
     "point": pl.Int64,
@@ -37,4 +38,5 @@ THRESHOLDS: dict[str, Any] = {
     "class": pl.Int64,
     "threshold": pl.Float64,
 }
+# points_{dataset}.parquet: every point of a dataset.
 MARKED = SCHEMA | {"on_front": pl.Boolean}

@@ -211,7 +211,7 @@ def test_the_step_puts_questions_in_order_and_refuses_what_is_no_result(tmp_path
 
 
 def test_every_question_has_a_title():
-    assert set(benchmarks_page.QUESTIONS) == set(plugins.names("benchmarks"))
+    assert set(benchmarks_page.TITLES) == set(plugins.names("benchmarks"))
 
 
 # Sizes on paper

@@ -1,4 +1,4 @@
-"""What the benchmarks say: a page that stands alone and the same table in Markdown, from the files they wrote."""
+"""The page of the benchmarks, which stands alone, and the same table in Markdown, from the files that they wrote."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from calex.report.styles import COLOURS, GREY
 from calex.report.template import template
 from calex.report.vega import spec
 
-# In the order of the data's way; others follow by name.
-QUESTIONS = {
+# What each benchmark measures, in the order of a run; others follow by name.
+TITLES = {
     "dump": "Caching over a bare forward pass",
     "training": "Training from the cache over running the backbone again",
     "reading": "Streaming a store",
     "memory": "Memory of a streaming epoch",
 }
-NEEDED = {"benchmark", "rows", "repeats", "scale", "threads", "device", "processor", "versions"}
+REQUIRED = {"benchmark", "rows", "repeats", "scale", "threads", "device", "processor", "versions"}
 COLUMNS = ("name", "ratio", "low", "high", "limit", "at_most", "met", "detail")
 
 
 def read(paths: list[Path]) -> list[dict[str, Any]]:
-    """Results of `benchmark`, in the order of `QUESTIONS`; CalexError for a file that is none."""
-    found = []
+    """Results of `benchmark`, in the order of `TITLES`; a CalexError for a file that holds none."""
+    results = []
     for path in paths:
         result = read_json(path)
         rows = result.get("rows") if isinstance(result, dict) else None
-        if not isinstance(rows, list) or NEEDED - set(result) or any(set(COLUMNS) - set(row) for row in rows):
+        if not isinstance(rows, list) or REQUIRED - set(result) or any(set(COLUMNS) - set(row) for row in rows):
             raise CalexError(f"{path}: not a result of `python -m calex benchmark`; measure it again")
-        found.append(result)
-    order = [*QUESTIONS, *sorted(result["benchmark"] for result in found if result["benchmark"] not in QUESTIONS)]
-    return sorted(found, key=lambda result: order.index(result["benchmark"]))
+        results.append(result)
+    order = [*TITLES, *sorted(result["benchmark"] for result in results if result["benchmark"] not in TITLES)]
+    return sorted(results, key=lambda result: order.index(result["benchmark"]))
 
 
 def page(results: list[dict[str, Any]], command: str) -> str:
@@ -45,39 +45,40 @@ def page(results: list[dict[str, Any]], command: str) -> str:
         results=[result | {"title": title(result)} for result in results],
         verdict=verdict(results),
         machines=machines(results),
-        spec=spec([chart(results)], background="transparent") if judged(results) else None,
+        spec=spec([chart(results)], background="transparent") if limited(results) else None,
         caveats=caveats(results),
         command=command,
         number=number,
         bound=bound,
-        answer=answer,
+        outcome=outcome,
     )
 
 
 def markdown(results: list[dict[str, Any]], command: str) -> str:
-    """The page's table for a README."""
+    """The page's table for pages that are written elsewhere."""
     lines = [verdict(results), "", "| | ratio | range | limit | met? | medians |", "|---|---|---|---|---|---|"]
     for result in results:
         for row in result["rows"]:
             spread = f"{number(row['low'])} – {number(row['high'])}"
-            met = answer(row).replace("missed", "**missed**")
+            met = outcome(row).replace("missed", "**missed**")
             lines.append(f"| {row['name']} | {number(row['ratio'])} | {spread} | {bound(row)} | {met} | {row['detail']} |")
     lines += [f"| {title(result)} | skipped | | | | {result['skipped']} |" for result in results if result.get("skipped")]
     return "\n".join([*lines, "", *caveats(results), *machines(results), f"Made by `{command}`."]) + "\n"
 
 
 def title(result: dict[str, Any]) -> str:
-    return QUESTIONS.get(result["benchmark"], result["benchmark"])
+    """What a benchmark measures; by its name if that is unknown."""
+    return TITLES.get(result["benchmark"], result["benchmark"])
 
 
-def judged(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def limited(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows that have a limit."""
     return [row for result in results for row in result["rows"] if row["limit"] is not None]
 
 
 def verdict(results: list[dict[str, Any]]) -> str:
-    """How many limits are kept, and which are not."""
-    rows = judged(results)
+    """How many limits are met, and which are not."""
+    rows = limited(results)
     missed = [row["name"] for row in rows if not row["met"]]
     if not rows:
         return "Nothing was measured that has a limit."
@@ -94,13 +95,13 @@ def caveats(results: list[dict[str, Any]]) -> list[str]:
 
 def machines(results: list[dict[str, Any]]) -> list[str]:
     """A line for each machine and set of versions: usually one."""
-    found: dict[str, list[str]] = {}
+    lines: dict[str, list[str]] = {}
     for result in results:
         hardware = result["processor"] + (f", {result['device']}" if result["device"] != result["processor"] else "")
         versions = ", ".join(f"{name} {version}" for name, version in sorted(result["versions"].items()))
         rounds = f"median and range of {counted(result['repeats'], 'round')}, {counted(result['threads'], 'thread')}"
-        found.setdefault(f"{hardware}; {versions}; {rounds}.", []).append(result["benchmark"])
-    return [line if len(found) == 1 else f"{joined(names)}: {line}" for line, names in found.items()]
+        lines.setdefault(f"{hardware}; {versions}; {rounds}.", []).append(result["benchmark"])
+    return [line if len(lines) == 1 else f"{joined(names)}: {line}" for line, names in lines.items()]
 
 
 def number(value: float) -> str:
@@ -109,17 +110,19 @@ def number(value: float) -> str:
 
 
 def bound(row: dict[str, Any]) -> str:
+    """`≤ 1.15`, or nothing for a ratio without a limit."""
     return "" if row["limit"] is None else f"{'≤' if row['at_most'] else '≥'} {row['limit']:g}"
 
 
-def answer(row: dict[str, Any]) -> str:
+def outcome(row: dict[str, Any]) -> str:
+    """`met`, `missed`, or nothing for a ratio without a limit."""
     return {None: "", True: "met", False: "missed"}[row["met"]]
 
 
 def chart(results: list[dict[str, Any]]) -> alt.LayerChart | alt.FacetChart:
     """A line per limit: how many times better than its limit asks a ratio is, its range, and 1, where it just holds."""
     names, best, low, high, met = [], [], [], [], []
-    for row in judged(results):
+    for row in limited(results):
         better = sorted(
             (row["limit"] / value if row["at_most"] else value / row["limit"]) for value in (row["low"], row["high"])
         )
@@ -127,7 +130,7 @@ def chart(results: list[dict[str, Any]]) -> alt.LayerChart | alt.FacetChart:
         best.append(row["limit"] / row["ratio"] if row["at_most"] else row["ratio"] / row["limit"])
         low.append(better[0])
         high.append(better[1])
-        met.append(answer(row))
+        met.append(outcome(row))
     data = alt.Chart(pl.DataFrame({"name": names, "best": best, "low": low, "high": high, "met": met}))
     scale = alt.Scale(type="log", domain=[min(0.8, *low) / 1.05, max(1.3, *high) * 1.05], nice=False)
     axis = alt.Axis(title="times better than its limit asks (logarithmic)", grid=True, tickCount=5, format="~g")

@@ -24,7 +24,7 @@ def read_points(path: str | Path) -> pl.DataFrame:
 
 def read_paired(path: str | Path, points: pl.DataFrame) -> pl.DataFrame:
     """The table of paired differences, or a `CalexError` if it is not one of the same dataset."""
-    paired = read_parquet(path, pairs.SCHEMA, gaps=pairs.GAPS)
+    paired = read_parquet(path, pairs.SCHEMA, gaps=pairs.NULLABLE)
     if set(paired["dataset"]) - set(points["dataset"]):
         raise CalexError(f"{path}: is about {joined(sorted(set(paired['dataset'])))}, not {points['dataset'][0]}")
     return paired

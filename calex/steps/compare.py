@@ -33,81 +33,84 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the table to write (.parquet)")
 
 
-class Answers:
-    """Which test images a deployed point answers right, read from the files of its cascade."""
+class CorrectAnswers:
+    """Which test images a deployed point answers correctly, read from the files of its cascade."""
 
     def __init__(self, results: Path, branches: dict[str, int]) -> None:
+        """results: the folder of all results. branches: how many each backbone has."""
         self.results, self.branches = results, branches
-        self.said = cache(self._said)
+        self.by_exit = cache(self._by_exit)
         self.labels: dict[str, np.ndarray] = {}
 
-    def _said(self, cascade: plan.Cascade) -> tuple[np.ndarray, np.ndarray]:
-        """Right or wrong (K + 1, N) of every branch and then the backbone, and the labels (N,)."""
-        spoken = []
+    def _by_exit(self, cascade: plan.Cascade) -> np.ndarray:
+        """(K + 1, N) bool: whether each branch, and then the backbone, answers each test image correctly."""
+        answers = []
         for k in range(1, self.branches[cascade.backbone] + 1):
             path = self.results / cascade.folder / f"exits{k}.npz"
             branch = read_npz(path, ("test_prediction", "test_label", "test_backbone"))
             labels = self.labels.setdefault(cascade.backbone, branch["test_label"])
             if not np.array_equal(labels, branch["test_label"]):
-                raise CalexError(f"{path}: speaks of other test images than the other exits; rerun train-branch")
-            spoken.append(branch["test_prediction"][0])
-        return np.stack([*spoken, branch["test_backbone"][0]]) == labels, labels
+                raise CalexError(f"{path}: holds other test images than the other exits; rerun train-branch")
+            answers.append(branch["test_prediction"][0])
+        return np.stack([*answers, branch["test_backbone"][0]]) == labels
 
-    def right(self, point: dict[str, Any]) -> np.ndarray:
+    def of(self, point: dict[str, Any]) -> np.ndarray:
         """(N,) bool for a row of `pareto.at_budgets`."""
         cascade = plan.Cascade(*(point[name] for name in ("dataset", "backbone", "method", "variant", "seed")))
-        known, labels = self.said(cascade)
+        correct = self.by_exit(cascade)
+        images = correct.shape[1]
         path = self.results / cascade.folder / f"{point['policy']}.exits.npz"
         taken = read_npz(path, ("exit",))["exit"]
-        if taken.shape[1] != len(labels) or point["point"] >= len(taken):
-            raise CalexError(f"{path}: exits of {taken.shape[1]} images where {len(labels)} are known; rerun evaluate")
-        found = known[taken[point["point"]], np.arange(len(labels))]
-        if abs(found.mean() - point["test_accuracy"]) > 1e-9:
+        if taken.shape[1] != images or point["point"] >= len(taken):
+            raise CalexError(f"{path}: exits of {taken.shape[1]} images where {images} are known; rerun evaluate")
+        chosen = correct[taken[point["point"]], np.arange(images)]
+        if abs(chosen.mean() - point["test_accuracy"]) > 1e-9:
             raise CalexError(f"{path}: point {point['point']} is not as accurate as the table of points says; rerun evaluate")
-        return found
+        return chosen
 
 
-def table(points: pl.DataFrame, ours: list[dict[str, str]], answers: Answers) -> pl.DataFrame:
-    """One row a backbone, budget, curve of ours and curve other than that: `paired.SCHEMA`."""
-    methods = pareto.deployable(points)
-    found = []
-    for (backbone, budget), chosen in pareto.at_budgets(methods, pareto.BUDGETS).group_by("backbone", "budget"):
+def table(points: pl.DataFrame, ours: list[dict[str, str]], correct: CorrectAnswers) -> pl.DataFrame:
+    """One row for each backbone, budget, curve of ours and curve other than that: `paired.SCHEMA`, without `n`."""
+    rows = []
+    for (backbone, budget), chosen in pareto.at_budgets(pareto.deployable(points), pareto.BUDGETS).group_by(
+        "backbone", "budget"
+    ):
         curves = {
-            curve: {row["seed"]: row for row in rows.iter_rows(named=True)}
-            for curve, rows in chosen.group_by("method", "policy")
+            curve: {row["seed"]: row for row in by_seed.iter_rows(named=True)}
+            for curve, by_seed in chosen.group_by("method", "policy")
         }
         for (place, one), ((method, policy), theirs) in product(enumerate(ours), curves.items()):
-            if (mine := curves.get((one["method"], one["policy"]))) is None:
+            if (own := curves.get((one["method"], one["policy"]))) is None:
                 raise CalexError(
                     f"--settings: ours: no points of {one['method']} · {one['policy']} with {backbone}; evaluate it"
                 )
-            if theirs is mine:
+            if theirs is own:
                 continue
-            asked = sorted(set(mine) | set(theirs))
-            both = [seed for seed in asked if all(seed in c and c[seed]["point"] is not None for c in (mine, theirs))]
+            seeds = sorted(set(own) | set(theirs))
+            both = [seed for seed in seeds if all(seed in c and c[seed]["point"] is not None for c in (own, theirs))]
             row: dict[str, Any] = {
                 "dataset": chosen["dataset"][0], "backbone": backbone, "budget": budget, "method": method, "policy": policy,
-                "ours": place, "ours_method": one["method"], "ours_policy": one["policy"], "seeds": len(both), "of": len(asked),
+                "ours": place, "ours_method": one["method"], "ours_policy": one["policy"], "seeds": len(both), "of": len(seeds),
             }  # fmt: skip
-            if both == asked:
-                right = [np.stack([answers.right(curve[seed]) for seed in both]) for curve in (theirs, mine)]
-                difference = paired.difference(*right)
-                row |= {"accuracy": right[0].mean(), "ours_accuracy": right[1].mean(), "difference": difference.mean}
+            if both == seeds:
+                answers = [np.stack([correct.of(curve[seed]) for seed in both]) for curve in (theirs, own)]
+                difference = paired.difference(*answers)
+                row |= {"accuracy": answers[0].mean(), "ours_accuracy": answers[1].mean(), "difference": difference.mean}
                 row |= {"low": difference.low, "high": difference.high}
-            found.append(row)
+            rows.append(row)
     order = ["backbone", "ours", "method", "policy", "budget"]
-    return pl.DataFrame(found, schema=paired.SCHEMA).sort(order, descending=[False, False, False, False, True])
+    return pl.DataFrame(rows, schema=paired.SCHEMA).sort(order, descending=[False, False, False, False, True])
 
 
 def run(args: argparse.Namespace) -> None:
     points = read_parquet(args.points, MARKED)
     branches = {backbone: len(shares[0]) - 1 for backbone, shares in points.group_by("backbone").agg("exit_share").iter_rows()}
     images = dict(points.filter(pl.col("split") == "test").group_by("backbone").agg(pl.col("n").max()).iter_rows())
-    found = table(points, args.settings["ours"], Answers(args.results, branches))
-    found = found.with_columns(n=pl.col("backbone").replace_strict(images, return_dtype=pl.Int64))
+    compared = table(points, args.settings["ours"], CorrectAnswers(args.results, branches))
+    compared = compared.with_columns(n=pl.col("backbone").replace_strict(images, return_dtype=pl.Int64))
     with replacing(args.out) as partial:
-        found.write_parquet(partial)
-    apart = found.filter((pl.col("low") > 0) | (pl.col("high") < 0))
-    empty = found["difference"].null_count()
+        compared.write_parquet(partial)
+    decided = compared.filter((pl.col("low") > 0) | (pl.col("high") < 0))
+    missing = compared["difference"].null_count()
     names = " and ".join(f"{one['method']} · {one['policy']}" for one in args.settings["ours"])
-    say(f"compare {names}: {len(found)} comparisons, {len(apart)} intervals without 0, {empty} without a value")
+    say(f"compare {names}: {len(compared)} comparisons, {len(decided)} intervals without 0, {missing} without a value")

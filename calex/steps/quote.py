@@ -1,4 +1,4 @@
-"""Put a Markdown file between its two marks in another one, so that no table in a README is typed by hand.
+"""Put a Markdown file between its two marks in another one, so that no table on a page is typed by hand.
 
 The marks are lines of their own, with the file's name: `<!-- begin benchmarks.md -->` and
 `<!-- end benchmarks.md -->`. What stood between them is replaced; without both, nothing is.

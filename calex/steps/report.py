@@ -1,4 +1,4 @@
-"""Write the report: one page that stands alone; beside it the chart (.svg, .png), its fronts (.csv), the table and what it says (.md)."""
+"""Write the report: one page that stands alone; beside it the chart (.svg, .png), its fronts (.csv), the tables (.md)."""
 
 from __future__ import annotations
 
