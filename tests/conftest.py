@@ -29,6 +29,15 @@ def examples(number: int) -> settings:
     return settings(max_examples=number * settings.default.max_examples // 100)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs the workflow, dry or not, is marked: `-m 'not workflow'` is the library alone."""
+    for item in items:
+        if isinstance(item, pytest.Function) and (
+            "tiny" in item.fixturenames or "run_snakemake" in item.function.__code__.co_names
+        ):
+            item.add_marker("workflow")
+
+
 def run_snakemake(
     directory: Path,
     *arguments: str,
