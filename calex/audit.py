@@ -57,11 +57,11 @@ def _splits(dataset: Images, counts: np.ndarray) -> dict[str, dict[str, Any]]:
     """counts: (3, C) int64 images of each class in each split."""
     values = dataset.images.reshape(len(dataset.images), -1)
     brightest, darkest = values.max(axis=1), values.min(axis=1)
-    found = {}
+    entries = {}
     for position, split in enumerate(SPLITS):
         here, sizes = dataset.split == position, counts[position]
         most, fewest = int(sizes.argmax()), int(sizes.argmin())
-        found[split] = {
+        entries[split] = {
             "images": int(sizes.sum()),
             "majority": {
                 "class": str(dataset.names[most]),
@@ -73,7 +73,7 @@ def _splits(dataset: Images, counts: np.ndarray) -> dict[str, dict[str, Any]]:
             "darkest": int(darkest[here].min()),
             "constant": int((brightest == darkest)[here].sum()),
         }
-    return found
+    return entries
 
 
 def digests(images: np.ndarray) -> np.ndarray:
@@ -142,22 +142,22 @@ def _brightness(record: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _copies(found: dict[str, Any], splits: dict[str, Any]) -> list[str]:
+def _copies(copied: dict[str, Any], splits: dict[str, Any]) -> list[str]:
     def such_as(name: str) -> str:
-        return f"such as {' = '.join(found['examples'][name][0])}"
+        return f"such as {' = '.join(copied['examples'][name][0])}"
 
     lines = []
     for held, other, harm in SEPARATE:
-        if copies := found[f"{held}_in_{other}"]:
+        if copies := copied[f"{held}_in_{other}"]:
             share = copies / splits[held]["images"]
             lines.append(
                 f"{copies} {held} images are also in {other} ({share:.2%} of {held}, {such_as(f'{held}_in_{other}')}): {harm}"
             )
-    if found["contradicting"]:
+    if copied["contradicting"]:
         lines.append(
-            f"{found['contradicting']} images lie in two classes or more ({such_as('contradicting')}): labels contradict"
+            f"{copied['contradicting']} images lie in two classes or more ({such_as('contradicting')}): labels contradict"
         )
-    repeated = found["repeated"]["train"]
+    repeated = copied["repeated"]["train"]
     if repeated * 10 >= splits["train"]["images"]:
         lines.append(f"train: {repeated} of {splits['train']['images']} images repeat another of train")
     return lines

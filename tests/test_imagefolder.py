@@ -205,6 +205,17 @@ def test_links_give_each_real_file_once(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_a_link_back_is_no_class_and_no_split(tmp_path: Path) -> None:
+    expected = loaded(photos(tmp_path / "real")).fingerprint
+    flat = loaded(photos(tmp_path / "flat", ("",)))
+    for place in (tmp_path / "real", tmp_path / "real/train", tmp_path / "flat"):
+        (place / "loop").symlink_to(".")
+        (place / "up").symlink_to("..")
+    dataset = loaded(tmp_path / "real")
+    assert dataset.fingerprint == expected and dataset.notes.skipped == {"links to a folder that they lie in": 4}
+    assert loaded(tmp_path / "flat").fingerprint == flat.fingerprint
+
+
 def test_a_dataset_may_be_made_of_links(tmp_path: Path) -> None:
     expected = loaded(photos(tmp_path / "real")).fingerprint
     for split in ("train", "test"):
@@ -421,9 +432,15 @@ def test_fractions_are_taken_where_white_is_certain(tmp_path: Path) -> None:
     assert loaded(unclear, grey=True, white=40).images.max() == 255
     below = deep_folder(tmp_path / "three", 0.9, np.float32, "tif")
     Image.fromarray(np.full((8, 8), -1, np.float32)).save(below / "train/cat/0.tif")
-    refused(below, "run from -1 to 0.9, which no white fits")
+    refused(below, "run from -1 to 0.9, and nothing is darker than 0")
     Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(below / "train/cat/0.tif")
     refused(below, "train/cat/0.tif: holds values that are not finite")
+
+
+def test_whole_numbers_of_more_than_16_bits_need_a_white(tmp_path: Path) -> None:
+    deep = deep_folder(tmp_path, 100_000, np.int32, "tif")
+    refused(deep, "to 100000, which no usual white fits; set `white`")
+    assert loaded(deep, grey=True, white=100_000).images.max() == 255
 
 
 def test_twelve_bits_in_colour_are_told(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def find(archive: Archive, resources: Path, folder: str | None, landmark: str, m
     checksum = (md5 or archive.md5).lower()
     if folder is None:
         return fetch(archive.urls, resources / archive.file, checksum)
-    given = existing(folder)
+    given = existing_path(folder)
     for file in (given, given / archive.file):
         if file.is_file():
             return verify_own(file, checksum)
@@ -54,7 +54,7 @@ def find(archive: Archive, resources: Path, folder: str | None, landmark: str, m
     )
 
 
-def existing(folder: str) -> Path:
+def existing_path(folder: str) -> Path:
     """A path that a config gives; an error if it leads nowhere."""
     path = Path(folder).expanduser()
     if not path.exists():

@@ -43,10 +43,10 @@ def unpickled(data: bytes, where: str) -> dict[str, Any]:
 
 def names(content: dict[str, Any], key: str, where: str) -> np.ndarray:
     """(classes,) str: the official label names."""
-    found = content.get(key)
-    if not isinstance(found, list) or not found or not all(isinstance(name, str) for name in found):
+    listed = content.get(key)
+    if not isinstance(listed, list) or not listed or not all(isinstance(name, str) for name in listed):
         raise CalexError(f"{where}: no list of names under '{key}'; get the archive again")
-    return np.array(found)
+    return np.array(listed)
 
 
 def batch(content: dict[str, Any], key: str, classes: int, where: str) -> tuple[np.ndarray, np.ndarray]:
@@ -60,9 +60,9 @@ def batch(content: dict[str, Any], key: str, classes: int, where: str) -> tuple[
         raise CalexError(f"{where}: records must be (n, {3 * SIDE * SIDE}) uint8, got {got}; get the archive again")
     if not isinstance(labels, list) or len(labels) != len(data) or not all(type(label) is int for label in labels):
         raise CalexError(f"{where}: '{key}' must be a list of {len(data)} whole numbers; get the archive again")
-    found = np.array(labels, dtype=np.int64)
-    outside = np.flatnonzero((found < 0) | (found >= classes))
+    numbers = np.array(labels, dtype=np.int64)
+    outside = np.flatnonzero((numbers < 0) | (numbers >= classes))
     if outside.size:
         first = outside[0]
-        raise CalexError(f"{where}: image {first} has label {found[first]}, outside 0..{classes - 1}; get the archive again")
-    return data.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1), found
+        raise CalexError(f"{where}: image {first} has label {numbers[first]}, outside 0..{classes - 1}; get the archive again")
+    return data.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1), numbers

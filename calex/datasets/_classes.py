@@ -11,23 +11,23 @@ from calex.errors import CalexError, listed
 from calex.progress import say
 
 
-def order_classes(found: Mapping[str, Sequence[str]], given: Sequence[Any], place: Path) -> list[str]:
+def order_classes(by_split: Mapping[str, Sequence[str]], given: Sequence[Any], place: Path) -> list[str]:
     """The classes in their order: as `given`, else by number where every name is one, else as text.
 
-    found: {split: the names of its class folders}. Every split must have the same classes, and `given`, if it is not empty,
+    by_split: {split: the names of its class folders}. Every split must have the same classes, and `given`, if it is not empty,
     must list exactly them; all differences are one CalexError.
     """
-    first, *others = found
+    first, *others = by_split
     for other in others:
-        _same(
-            set(found[first]),
-            set(found[other]),
+        _check_same(
+            set(by_split[first]),
+            set(by_split[other]),
             f"folder in {first}",
             f"folder in {other}",
             f"{place}: ",
             "; every split needs the same classes",
         )
-    names = sorted(found[first], key=order_key(found[first]))
+    names = sorted(by_split[first], key=order_key(by_split[first]))
     if not given:
         if names != sorted(names):
             say(f"{place}: class names are numbers, and in the order of numbers ({listed(names)}); `classes` sets another")
@@ -37,7 +37,9 @@ def order_classes(found: Mapping[str, Sequence[str]], given: Sequence[Any], plac
         raise CalexError(f"source.classes: {listed(map(repr, strange))}: no names; put them in quotes")
     if double := sorted({name for name in wanted if wanted.count(name) > 1}):
         raise CalexError(f"source.classes: {listed(double)}: listed twice")
-    _same(set(names), set(wanted), f"folder in {place / first}", "line in it", "source.classes: ", "; list every class once")
+    _check_same(
+        set(names), set(wanted), f"folder in {place / first}", "line in it", "source.classes: ", "; list every class once"
+    )
     return wanted
 
 
@@ -54,7 +56,7 @@ def order_key(names: Sequence[str]) -> Any:
     return (lambda name: (int(name), name)) if all(name.isdecimal() for name in names) else (lambda name: name)
 
 
-def _same(one: set[str], other: set[str], one_place: str, other_place: str, where: str, remedy: str) -> None:
+def _check_same(one: set[str], other: set[str], one_place: str, other_place: str, where: str, remedy: str) -> None:
     """An error of all names that only one of two sets has, with near misses."""
     faults = [
         f"{_these(lonely)} no {missing}{_hint(lonely, there)}"

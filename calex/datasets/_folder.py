@@ -35,8 +35,18 @@ class Tree:
 
 
 def folders(place: Path) -> list[Path]:
-    """The folders in a folder that are no system's, sorted."""
-    return sorted(Path(entry) for entry in os.scandir(place) if entry.is_dir() and not is_system(entry.name))
+    """The folders in a folder, sorted, but for those of systems and links that lead back."""
+    return sorted(
+        Path(entry)
+        for entry in os.scandir(place)
+        if entry.is_dir() and not is_system(entry.name) and not leads_back(Path(entry), place)
+    )
+
+
+def leads_back(path: Path, place: Path) -> bool:
+    """Is a path in a folder a link to this folder, or to one that it lies in?"""
+    target = os.path.realpath(path)
+    return os.path.commonpath([target, os.path.realpath(place)]) == target
 
 
 def has_splits(place: Path) -> bool:
@@ -82,22 +92,21 @@ def split_folders(place: Path, left_out: LeftOut) -> dict[str, Path]:
             others.append(folder)
         else:
             named.setdefault(split, []).append(folder)
-    if others and not any(folders(folder) for found in named.values() for folder in found):
+    if others and not any(folders(folder) for same in named.values() for folder in same):
         return {}  # a class may be named 'train'
-    for split, found in named.items():
-        if len(found) > 1:
-            names = " and ".join(f"'{folder.name}'" for folder in found)
+    for split, same in named.items():
+        if len(same) > 1:
+            names = " and ".join(f"'{folder.name}'" for folder in same)
             raise CalexError(f"{place}: {names} are both the {split} images; join them or rename one")
-    splits = {split: found[0] for split, found in named.items()}
+    splits = {split: same[0] for split, same in named.items()}
     missing = [split for split in SPLITS if split not in splits]
     classes = {folder.name for split in splits.values() for folder in folders(split)}
     for folder in others if splits else []:
-        same = len(classes & {below.name for below in folders(folder)})
-        if missing and (same >= 2 or folder.name.casefold() in AMBIGUOUS):
-            name = folder.name.casefold()
-            close = (
-                [] if name in AMBIGUOUS else get_close_matches(name, [a for split in missing for a in ALIASES[split]], 1, 0.75)
-            )
+        name = folder.name.casefold()
+        alike = name in AMBIGUOUS or len(classes & {below.name for below in folders(folder)}) >= 2
+        if missing and alike:
+            aliases = [alias for split in missing for alias in ALIASES[split] if name not in AMBIGUOUS]
+            close = get_close_matches(name, aliases, 1, 0.75)
             hint = f"did you mean '{close[0]}'?" if close else f"rename it to {' or '.join(missing)}, or move it away"
             lacks = " or ".join(f"'{split}'" for split in missing)
             raise CalexError(f"{place}: no folder {lacks} in it, and '{folder.name}' may be one; {hint}")
@@ -133,25 +142,22 @@ def check_level(place: Path) -> None:
         raise CalexError(f"{place}: holds images, but no folders of classes; set `folder` to {meant}, if this is a class of it")
     if len(holders) == 1 and len(folders(holders[0])) >= 2:
         raise CalexError(f"{place}: the folders of classes lie one level deeper; set `folder` to {holders[0]}")
-    found = f"one folder with images, {holders[0].name}" if holders else "no folder with images"
-    raise CalexError(f"{place}: {found}; put images into {place}/train/CLASS/ and test/CLASS/, of two classes at least")
+    content = f"one folder with images, {holders[0].name}" if holders else "no folder with images"
+    raise CalexError(f"{place}: {content}; put images into {place}/train/CLASS/ and test/CLASS/, of two classes at least")
 
 
 def _count_strays(place: Path, left_out: LeftOut) -> None:
-    """Files and system folders that lie beside splits or flat classes."""
+    """Count what lies beside the folders of splits or classes and is not taken."""
     for entry in sorted(os.scandir(place), key=lambda entry: entry.name):
         if is_system(entry.name):
             left_out.add("hidden or system files and folders", Path(entry))
-        elif not entry.is_dir():
-            _leave_out(Path(entry), left_out)
-
-
-def _leave_out(file: Path, left_out: LeftOut) -> None:
-    """Count a file that lies outside of the classes."""
-    if file.suffix.lower() in image_suffixes():
-        left_out.add("images outside of the folders of classes", file, "put them into CLASS/ folders")
-    else:
-        left_out.add(*reason_of(file))
+        elif entry.is_dir():
+            if leads_back(Path(entry), place):
+                left_out.add("links to a folder that they lie in", Path(entry))
+        elif Path(entry).suffix.lower() in image_suffixes():
+            left_out.add("images outside of the folders of classes", Path(entry), "put them into CLASS/ folders")
+        else:
+            left_out.add(*reason_of(Path(entry)))
 
 
 def class_files(folder: Path, left_out: LeftOut) -> dict[str, list[Path]]:
@@ -173,7 +179,7 @@ def image_files(folder: Path, left_out: LeftOut) -> list[Path]:
     """Every image file below a class's folder, at any depth, each real file once: links that lead back or to the same file
     are counted and passed over."""
     known = image_suffixes()
-    found, seen = list[Path](), set[tuple[int, int]]()
+    images, seen = list[Path](), set[tuple[int, int]]()
     for file, _ in sorted(walk(folder, left_out), key=lambda item: (item[1], item[0])):
         if file.suffix.lower() not in known:
             left_out.add(*reason_of(file))
@@ -187,8 +193,8 @@ def image_files(folder: Path, left_out: LeftOut) -> list[Path]:
             left_out.add("links to an image of the same class", file)
             continue
         seen.add((status.st_dev, status.st_ino))
-        found.append(file)
-    return found
+        images.append(file)
+    return images
 
 
 def walk(
@@ -201,8 +207,7 @@ def walk(
         if is_system(entry.name):
             left_out.add("hidden or system files and folders", path)
         elif entry.is_dir():
-            target = os.path.realpath(path)
-            if target in above or os.path.commonpath([target, real]) == target:
+            if os.path.realpath(path) in above or leads_back(path, folder):
                 left_out.add("links to a folder that they lie in", path)
             else:
                 yield from walk(path, left_out, above | {real}, linked or entry.is_symlink())

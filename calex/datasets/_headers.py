@@ -31,19 +31,16 @@ def check_headers(paths: Sequence[Path], white: float, max_pixels: int, label: s
             f"{len(large)} of {len(paths)} images have more than max_pixels = {max_pixels} pixels: {named}; make them smaller,"
             f" remove them, or set `max_pixels` to {least}, which takes up to {least * 5 / 1e9:.1f} GB for one image"
         )
-    warnings = []
-    for found, what in (
-        (
-            [path for path, header in zip(paths, headers, strict=True) if header.animated],
-            "hold several images: the first of each is taken",
-        ),
-        (
-            [path for path, header in zip(paths, headers, strict=True) if header.truncated_depth],
-            "have 16 bits a channel in colour, of which the upper 8 are read: values of 12 bits turn black",
-        ),
-    ):
-        if found:
-            warnings.append(f"{len(found)} files {what} (such as {found[0]})")
+    animated = [path for path, header in zip(paths, headers, strict=True) if header.animated]
+    truncated = [path for path, header in zip(paths, headers, strict=True) if header.truncated_depth]
+    warnings = [
+        f"{len(files)} files {what} (such as {files[0]})"
+        for files, what in (
+            (animated, "hold several images: the first of each is taken"),
+            (truncated, "have 16 bits a channel in colour, of which the upper 8 are read: values of 12 bits turn black"),
+        )
+        if files
+    ]
     deep = defaultdict(list)
     for path, header in zip(paths, headers, strict=True):
         if kind := deep_kind(header.mode):
@@ -66,12 +63,12 @@ def _read(paths: Sequence[Path], label: str) -> list[Header]:
             return None
 
     starts = range(0, len(paths), BATCH)
-    found: list[Header | None] = []
+    headers: list[Header | None] = []
     with ThreadPoolExecutor(THREADS) as pool:
         for start in track(starts, f"{label}: reading headers", len(starts), "images", BATCH):
-            found += pool.map(one, paths[start : start + BATCH])
+            headers += pool.map(one, paths[start : start + BATCH])
     refuse_unreadable(sorted(faults, key=lambda error: error.where))
-    return [header for header in found if header is not None]
+    return [header for header in headers if header is not None]
 
 
 def measured_white(files: Sequence[Path], kind: str, white: float, label: str) -> tuple[float, str]:
@@ -95,13 +92,14 @@ def measured_white(files: Sequence[Path], kind: str, white: float, label: str) -
             low, high = min(low, least), max(high, most)
     refuse_unreadable(faults)
     values = f"the values of {len(files)} files with {'floating-point' if kind == 'float' else '16-bit'} pixels run from {low:g} to {high:g}"
-    if low < 0 or high > LADDER[kind][-1]:
-        raise CalexError(f"{label}: {values}, which no white fits; convert them to 8 bits (such as {files[0]})")
+    if low < 0:
+        raise CalexError(f"{label}: {values}, and nothing is darker than 0; convert them to 8 bits (such as {files[0]})")
+    if high > LADDER[kind][-1]:
+        raise CalexError(f"{label}: {values}, which no usual white fits; set `white` (such as {files[0]})")
     fitting = next(step for step in LADDER[kind] if high <= step)
     if high > fitting / 2:
-        return fitting, "" if fitting == LADDER["integer"][
-            -1
-        ] else f"{values}: white is taken to be {fitting}; `white` sets another"
+        usual = fitting == WHITES.get(kind)
+        return fitting, "" if usual else f"{values}: white is taken to be {fitting}; `white` sets another"
     if kind == "float":
         raise CalexError(f"{label}: {values}, which says nothing of what is white; set `white` (such as {files[0]})")
     return WHITES["integer"], f"{values}: white is taken to be 65535, and they are dark; `white` sets another"

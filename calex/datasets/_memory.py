@@ -60,13 +60,13 @@ def _cgroup_limit() -> int | None:
         group = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()[-1].split(":", 2)[2].lstrip("/")
     except (OSError, IndexError):
         return None
-    found = []
+    limits = []
     for folder in (Path("/sys/fs/cgroup") / group, *(Path("/sys/fs/cgroup") / group).parents):
         try:
-            found.append(int((folder / "memory.max").read_text(encoding="ascii")))
+            limits.append(int((folder / "memory.max").read_text(encoding="ascii")))
         except (OSError, ValueError):  # no such file, or `max`: no limit
             continue
-    return min(found, default=None)
+    return min(limits, default=None)
 
 
 def _address_space() -> int | None:

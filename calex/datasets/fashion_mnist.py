@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calex.datasets._archives import existing
+from calex.datasets._archives import existing_path
 from calex.datasets._downloads import fetch
 from calex.datasets._official_split import joined
 from calex.errors import CalexError
@@ -53,7 +53,7 @@ def files(resources: Path, folder: str | None) -> dict[str, Path]:
             name: fetch(tuple(f"{address}{name}.gz" for address in ADDRESSES), resources / f"{name}.gz", checksum)
             for name, checksum in FILES.items()
         }
-    place = PACKAGED if folder is None else existing(folder)
+    place = PACKAGED if folder is None else existing_path(folder)
     found = {name: path for name in FILES for path in (place / name, place / f"{name}.gz") if path.is_file()}
     missing = [name for name in FILES if name not in found]
     if missing:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from calex.datasets._archives import existing
+from calex.datasets._archives import existing_path
 from calex.datasets._classes import order_classes, similar_names
 from calex.datasets._decoding import any_size, decode
 from calex.datasets._filling import THREADS, fill
@@ -68,32 +68,36 @@ def load(
     tree = read_tree(place)
     for line in tree.left_out.lines(warnings=False):
         say(f"{LABEL}: {line}")
-    names = order_classes({split: list(found) for split, found in tree.files.items()}, classes, place)
+    names = order_classes({split: list(classes_of) for split, classes_of in tree.files.items()}, classes, place)
     check_empty(tree, names)
-    paths = [path for found in tree.files.values() for name in names for path in found[name]]
-    counts = [[len(found[name]) for name in names] for found in tree.files.values()]
-    labels = np.concatenate([np.repeat(np.arange(len(names)), row) for row in counts]).astype(np.int64)
-    split = np.repeat(np.array([SPLITS.index(part) for part in tree.files], np.uint8), [sum(row) for row in counts])
-    warnings = tree.left_out.lines(warnings=True) + similar_names(names)
+    paths, labels, split = listed_files(tree, names)
+    for part, share in (("test", test), ("val", val)):
+        if part not in tree.files:
+            train = np.flatnonzero(split == SPLITS.index("train"))
+            held = hold_out(labels[train], share, split_seed, names, part) == SPLITS.index("val")
+            split[train[held]] = SPLITS.index(part)
+            say(f"{LABEL}: no folder of {part} images: {part}={share:g} of {len(train)} are held out, split_seed {split_seed}")
     with any_size():
-        whites, more = check_headers(paths, white, max_pixels, LABEL)
-        for share, part in ((test, "test"), (val, "val")):
-            if part not in tree.files:
-                train = split == SPLITS.index("train")
-                taken = hold_out(labels[train], share, split_seed, names, part)
-                split[train] = np.where(taken == SPLITS.index("val"), SPLITS.index(part), SPLITS.index("train"))
-                say(
-                    f"{LABEL}: no folder of {part} images: {part}={share:g} of {train.sum()} are held out, split_seed {split_seed}"
-                )
-        shape = (len(paths), size, size, 1 if grey else 3)
-        pixels = allocate(shape, LABEL, "lower `size`, store `grey` images, or take fewer")
+        whites, header_warnings = check_headers(paths, white, max_pixels, LABEL)
+        pixels = allocate((len(paths), size, size, 1 if grey else 3), LABEL, "lower `size`, store `grey` images, or take fewer")
         fill(pixels, enumerate(paths), lambda path: decode(path, str(path), size, fit, grey, whites), LABEL, THREADS)
     notes = Notes(
         files=tuple(str(path.relative_to(place)) for path in paths),
         skipped=dict(tree.left_out.counts),
-        warnings=(*warnings, *more),
+        warnings=(*tree.left_out.lines(warnings=True), *similar_names(names), *header_warnings),
     )
     return Images(images=pixels, labels=labels, split=split, names=np.array(names), notes=notes)
+
+
+def listed_files(tree: Tree, names: list[str]) -> tuple[list[Path], np.ndarray, np.ndarray]:
+    """The files of all splits in order, with their labels (N,) int64 and splits (N,) uint8."""
+    paths, labels, split = list[Path](), list[int](), list[int]()
+    for part, files in tree.files.items():
+        for label, name in enumerate(names):
+            paths += files[name]
+            labels += [label] * len(files[name])
+            split += [SPLITS.index(part)] * len(files[name])
+    return paths, np.array(labels, np.int64), np.array(split, np.uint8)
 
 
 def memory_mb(folder: str | None, size: int, grey: bool, max_pixels: int, **_: Any) -> int:
@@ -110,7 +114,7 @@ def root(folder: str | None) -> Path:
     """The folder that a config gives; an error with what to do if it is none."""
     if folder is None:
         raise CalexError("imagefolder: no folder; set `folder` to the one that holds train/CLASS/ and test/CLASS/")
-    place = existing(folder)
+    place = existing_path(folder)
     if place.is_dir():
         return place
     suffix = "".join(place.suffixes[-2:]).lower()
@@ -123,8 +127,8 @@ def root(folder: str | None) -> Path:
 
 def check_empty(tree: Tree, names: list[str]) -> None:
     """An error that names every class folder without an image."""
-    empty = [f"{split}/{name}" for split, found in tree.files.items() for name in names if not found[name]]
+    empty = [f"{split}/{name}" for split, files in tree.files.items() for name in names if not files[name]]
     if empty:
         left = tree.left_out.lines(warnings=False) + tree.left_out.lines(warnings=True)
-        told = f" ({'; '.join(left)})" if left else ""
-        raise CalexError(f"no images in {listed(empty)}{told}; add some or remove the class from every split")
+        instead = f" ({'; '.join(left)})" if left else ""
+        raise CalexError(f"no images in {listed(empty)}{instead}; add some or remove the class from every split")
