@@ -270,7 +270,7 @@ def test_a_quote_replaces_what_stood_between_its_marks_and_nothing_else(tmp_path
         ("no marks", "found 0 and 0"),
         (MARKED + MARKED, "found 2 and 2"),
         ("<!-- begin t.md -->\n", "found 1 and 0"),
-        ("<!-- end t.md -->\n<!-- begin t.md -->\n", "the wrong way round"),
+        ("<!-- end t.md -->\n<!-- begin t.md -->\n", "in the wrong order"),
     ],
 )
 def test_marks_that_are_missing_or_double_are_one_line_and_change_nothing(tmp_path, capsys, page, said):

@@ -92,7 +92,7 @@ def test_pictures_are_small() -> None:
 @pytest.mark.parametrize(("page", "name"), [(page, name) for page, names in QUOTED.items() for name in names])
 def test_what_a_page_quotes_stands_between_its_marks_and_has_its_command(page: str, name: str) -> None:
     text = (REPOSITORY / page).read_text(encoding="utf-8")
-    assert "quoted" in quote.quoted(text, name, "quoted", page)
+    assert "quoted" in quote.with_quote(text, name, "quoted", page)
     between = text.split(f"<!-- begin {name} -->")[1].split(f"<!-- end {name} -->")[0]
     assert between.count("\n| ") > 3, f"{name} is not quoted in {page}"
     assert "<br>" not in between

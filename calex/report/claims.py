@@ -1,7 +1,7 @@
 """What the comparison of curves shows, as data: who leads at a budget, and what holds of one curve beside the others.
 
 Everything is computed from tables of numbers; `wording` makes sentences of it. A *curve* is a method with a policy,
-here by its name.
+given by its name.
 """
 
 from __future__ import annotations

@@ -41,9 +41,9 @@ def check(points: pl.DataFrame, source: str) -> None:
         row = points.filter(points.select(*POINT, "split").is_duplicated()).row(0, named=True)
         raise CalexError(f"{source}: {_name(row)} is there twice for split {row['split']}; a point has one row a split")
     splits = points.group_by(POINT, maintain_order=True).agg(pl.col("split").sort())
-    lone = splits.filter(pl.col("split") != ["test", "val"])
-    if len(lone):
-        row = lone.row(0, named=True)
+    incomplete = splits.filter(pl.col("split") != ["test", "val"])
+    if len(incomplete):
+        row = incomplete.row(0, named=True)
         raise CalexError(f"{source}: {_name(row)} has rows for split {joined(row['split'])}; it needs val and test, no other")
     wrong = points.filter(
         ~pl.col("accuracy").is_between(0, 1) | ~(pl.col("flops_fraction").is_finite() & (pl.col("flops_fraction") > 0))

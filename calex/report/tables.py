@@ -60,10 +60,12 @@ def section(points: pl.DataFrame, styles: pl.DataFrame, paired: pl.DataFrame | N
     cost = over_seeds(chosen, "test_flops_fraction").join(name, on=("method", "policy"))
     alone = points.filter((pl.col("method") == "backbone") & (pl.col("split") == "test"))
     curve_of = dict(zip(name.select("method", "policy").rows(), name["curve"], strict=True))
-    here = pl.DataFrame(schema=pairs.SCHEMA) if paired is None else paired.filter(pl.col("backbone") == backbone)
+    pairs_of_backbone = pl.DataFrame(schema=pairs.SCHEMA) if paired is None else paired.filter(pl.col("backbone") == backbone)
     differences = {
-        curve_of[method, policy]: here.filter(ours_method=method, ours_policy=policy).join(name, on=("method", "policy"))
-        for method, policy in ours_of(here)
+        curve_of[method, policy]: pairs_of_backbone.filter(ours_method=method, ours_policy=policy).join(
+            name, on=("method", "policy")
+        )
+        for method, policy in ours_of(pairs_of_backbone)
         if (method, policy) in curve_of
     }
     first = next(iter(differences), None)

@@ -93,4 +93,4 @@ def merge_clip_paths(svg: str) -> str:
 def renumber_clip_paths(svg: str) -> str:
     """The picture with its clip paths numbered from 0: Vega counts them per process, whatever it drew before."""
     numbers: dict[str, int] = {}
-    return re.sub(r"\bclip\d+\b", lambda found: f"clip{numbers.setdefault(found[0], len(numbers))}", svg)
+    return re.sub(r"\bclip\d+\b", lambda match: f"clip{numbers.setdefault(match[0], len(numbers))}", svg)

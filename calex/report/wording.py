@@ -52,8 +52,8 @@ def lead_clause(run: Sequence[Standing], budgets: int, curves: int, repeated: bo
     by = low if low == high else f"{low} to {high}"
     if first.clear:
         rivals = joined(dict.fromkeys(lead.runner_up for lead in run if lead.runner_up))
-        whom = rivals if curves == 2 else f"the next best ({rivals})"
-        return f"{at} {first.leader} is ahead of {whom} by {by} points, and their ranges over seeds do not overlap"
+        others = rivals if curves == 2 else f"the next best ({rivals})"
+        return f"{at} {first.leader} is ahead of {others} by {by} points, and their ranges over seeds do not overlap"
     if curves == 2:
         names = joined(sorted((first.leader, first.runner_up)))
         if repeated:

@@ -60,12 +60,12 @@ def warnings(results: Path, config: dict[str, Any], dataset: str) -> list[dict[s
     for cascade, what, file in plan.records(config, dataset):
         where = f"{cascade.backbone}, {cascade.method}, {cascade.variant}, seed {cascade.seed}, {what}"
         places.append((where, results / cascade.folder / file))
-    found: dict[str, dict[str, Any]] = {}
+    entries: dict[str, dict[str, Any]] = {}
     for where, path in places:
         for text in read_json(path).get("warnings", []):
-            entry = found.setdefault(text, {"text": text, "where": where, "count": 0})
+            entry = entries.setdefault(text, {"text": text, "where": where, "count": 0})
             entry["count"] += 1
-    return list(found.values())
+    return list(entries.values())
 
 
 def audit(results: Path, dataset: str) -> dict[str, Any]:

@@ -28,7 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, required=True, help="the folder of all results, with the exits in it")
     parser.add_argument("--points", type=Path, required=True, help="every operating point, as `pareto` writes it (.parquet)")
     parser.add_argument(
-        "--settings", type=settings.parse, required=True, help='JSON: {"ours": [{"method", "policy"}, …]}, whom to compare with'
+        "--settings",
+        type=settings.parse,
+        required=True,
+        help='JSON: {"ours": [{"method", "policy"}, …]}, the curves to compare with',
     )
     parser.add_argument("--out", type=Path, required=True, help="the table to write (.parquet)")
 

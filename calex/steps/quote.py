@@ -1,7 +1,7 @@
 """Put a Markdown file between its two marks in another one, so that no table on a page is typed by hand.
 
 The marks are lines of their own, with the file's name: `<!-- begin benchmarks.md -->` and
-`<!-- end benchmarks.md -->`. What stood between them is replaced; without both, nothing is.
+`<!-- end benchmarks.md -->`. What is between them is replaced; without both, nothing is.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    new = quoted(read(args.into), args.file.name, read(args.file), str(args.into))
+    new = with_quote(read(args.into), args.file.name, read(args.file), str(args.into))
     with replacing(args.into) as partial:
         partial.write_text(new, encoding="utf-8")
         partial.chmod(args.into.stat().st_mode)
@@ -35,10 +35,10 @@ def read(path: Path) -> str:
         raise CalexError(f"{path}: not text in UTF-8; quote takes Markdown files") from None
 
 
-def quoted(page: str, name: str, text: str, where: str) -> str:
-    """The page with `text` between the marks of that name."""
+def with_quote(page: str, name: str, text: str, where: str) -> str:
+    """The page with `text` between the marks of that name. where: the page's path, for an error."""
     begin, end = ([*re.finditer(rf"^<!-- {word} {re.escape(name)} -->$", page, re.MULTILINE)] for word in ("begin", "end"))
     if len(begin) != 1 or len(end) != 1 or end[0].start() < begin[0].end():
-        found = f"found {len(begin)} and {len(end)}" if (len(begin), len(end)) != (1, 1) else "they stand the wrong way round"
-        raise CalexError(f"{where}: needs one line `<!-- begin {name} -->` and, below it, one `<!-- end {name} -->`; {found}")
+        fault = f"found {len(begin)} and {len(end)}" if (len(begin), len(end)) != (1, 1) else "they are in the wrong order"
+        raise CalexError(f"{where}: needs one line `<!-- begin {name} -->` and, below it, one `<!-- end {name} -->`; {fault}")
     return f"{page[: begin[0].end()]}\n\n{text.strip()}\n\n{page[end[0].start() :]}"

@@ -1,4 +1,4 @@
-"""Predict the stores of larger datasets: bytes by the arithmetic that a dump announces, time from `benchmark dump`.
+"""Predict the feature stores of larger datasets: bytes by the layout of a store, time from `benchmark dump`.
 
 Nothing is downloaded or computed but shapes. The result is a table in Markdown.
 """
@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def key(facts: dict[str, Any]) -> tuple[str, str, int]:
+    """Network, stem, pixels."""
     return facts["network"], facts["stem"], facts["input_size"]
 
 
