@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from calex import backbones
-from calex.backbones import Tap
+from calex.backbones.taps import Tap, tap_of
+from calex.backbones.trace import trace
 
 TARGETS = (0.25, 0.5, 0.75)  # shares of the network's FLOPs
 SENSIBLE = (0.05, 0.95)  # earlier there is nothing to read yet, later nothing to save
@@ -18,12 +18,12 @@ A_LEVEL_DEEPER = 0.1
 NOT_A_STAGE_END = 0.1
 
 
-def candidates(model: nn.Module, input_size: int, pool: int | None, network: str) -> tuple[list[Tap], int]:
+def candidates(model: nn.Module, input_size: int, pool: int | None, network: str, channels: int = 3) -> tuple[list[Tap], int]:
     """Every module that gives exactly one map (B, C, H, W) in a pass, in the order of the pass; the network's FLOPs."""
-    passed, flops = backbones.trace(model, [name for name, _ in model.named_modules() if name], input_size, network)
-    times = Counter(one.name for one in passed)
-    found = [one for one in passed if one.fault is None and times[one.name] == 1]
-    return [Tap(one.name, backbones.pooled_shape(one.shape, pool), one.shape, one.flops) for one in found], flops  # type: ignore[arg-type]
+    names = [name for name, _ in model.named_modules() if name]
+    outputs, flops = trace(model, names, input_size, network, channels)
+    times = Counter(output.name for output in outputs)
+    return [tap_of(output, pool) for output in outputs if output.fault is None and times[output.name] == 1], flops
 
 
 def depth(name: str) -> int:

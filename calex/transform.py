@@ -8,22 +8,44 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from calex.errors import CalexError
+
 
 def to_input(images: np.ndarray, size: int, mean: list[float], std: list[float], device: torch.device) -> torch.Tensor:
-    """(B, H, W, C) uint8 → (B, 3, size, size) float32: resized bilinearly, grey repeated, normalised per channel.
+    """(B, H, W, C) uint8 → (B, channels, size, size) float32: resized bilinearly, grey repeated, normalised per channel.
 
-    mean, std: three numbers each, in units where white is 1.
+    mean, std: a number for each channel that the backbone reads (three, or one for grey), in units where white is 1.
     """
     batch = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
     if batch.shape[-2:] != (size, size):
         batch = F.interpolate(batch, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-    centre = torch.tensor(mean, device=device).view(1, 3, 1, 1)
-    scale = torch.tensor(std, device=device).view(1, 3, 1, 1)
-    return (batch.expand(-1, 3, -1, -1) - centre) / scale
+    centre = torch.tensor(mean, device=device).view(1, -1, 1, 1)
+    scale = torch.tensor(std, device=device).view(1, -1, 1, 1)
+    return (batch.expand(-1, len(mean), -1, -1) - centre) / scale
 
 
-def channel_statistics(images: np.ndarray, chunk: int = 1 << 23) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each of three channels of (N, H, W, C) uint8 images, in units where white is 1.
+def check_normalisation(mean: list[float], std: list[float], channels: int) -> tuple[list[float], list[float]]:
+    """A mean and a std for each channel; a single number stands for all of them.
+
+    Raises CalexError for numbers that pixels between 0 and 1 cannot have, such as those of pixels between 0 and 255.
+    """
+    for key, values in (("mean", mean), ("std", std)):
+        if len(values) not in (1, channels):
+            reads = "one channel (grey)" if channels == 1 else f"{channels} channels"
+            raise CalexError(f"normalisation: {key} has {len(values)} numbers and the network reads {reads}; give {channels}")
+        if max(values) > 1:
+            raise CalexError(f"normalisation: {key} {values} is not in units where white is 1; divide numbers of 0..255 by 255")
+        if min(values) < 0 or (key == "std" and min(values) == 0):
+            raise CalexError(
+                f"normalisation: {key} {values} is no {key} of pixels between 0 and 1; give what the weights learnt with"
+            )
+    return [mean[i % len(mean)] for i in range(channels)], [std[i % len(std)] for i in range(channels)]
+
+
+def channel_statistics(images: np.ndarray, channels: int = 3, chunk: int = 1 << 23) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel of (N, H, W, C) uint8 images, in units where white is 1.
+
+    channels: how many numbers to give, 3, or 1 for grey images; those of one channel are repeated.
 
     Sums of whole numbers from a histogram of the 256 values: exact, whatever the number of images. `chunk` is how many
     pixels are counted at a time, for which NumPy needs eight bytes each.
@@ -39,7 +61,7 @@ def channel_statistics(images: np.ndarray, chunk: int = 1 << 23) -> tuple[list[f
         count, total, squares = (int((histogram * values**power).sum()) for power in (0, 1, 2))
         mean.append(round(total / count / 255, 6))
         std.append(round(max(math.sqrt(count * squares - total**2) / count / 255, 1e-6), 6))
-    repeats = 3 // len(histograms)  # grey is repeated
+    repeats = channels // len(histograms)  # grey is repeated
     return mean * repeats, std * repeats
 
 

@@ -1,17 +1,15 @@
-"""Frozen networks: FLOPs worked out by hand, taps beside a pass by hand, checkpoints that fit or say why not."""
+"""Frozen networks: FLOPs worked out by hand, taps beside a pass by hand."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional as F
 
-from calex.backbones import build, check, freeze, load_weights, measure, parameters, pooled, read_weights, tapping
+from calex.backbones.build import build, freeze, parameters
+from calex.backbones.taps import measure_taps, pooled, tapping
+from calex.backbones.trace import check_network
 from calex.errors import CalexError
 from calex.flops import of
 
@@ -56,7 +54,7 @@ def test_the_hand_has_counted_well():
     [("cifar", 32, 10, CIFAR, [32, 16, 8, 4]), ("imagenet", 224, 1000, IMAGENET, [56, 28, 14, 7])],
 )
 def test_resnet18_costs_what_the_hand_counts(stem, size, classes, by_hand, sides):
-    taps, total = measure(build("resnet18", stem, classes), STAGES, size, pool=8)
+    taps, total = measure_taps(build("resnet18", stem, classes), STAGES, size, pool=8)
     assert {tap.name: tap.flops for tap in taps} | {"all": total} == by_hand
     widths = [64, 128, 256, 512]
     assert [tap.full_shape for tap in taps] == [(width, side, side) for width, side in zip(widths, sides, strict=True)]
@@ -77,9 +75,9 @@ def test_a_module_costs_its_convolutions_and_linear_layers():
 
 
 def test_a_pool_is_free_and_null_keeps_the_whole_map():
-    whole, total = measure(build("resnet18", "cifar", 10), STAGES, 32, pool=None)
+    whole, total = measure_taps(build("resnet18", "cifar", 10), STAGES, 32, pool=None)
     assert [tap.shape for tap in whole] == [tap.full_shape for tap in whole]
-    small, same_total = measure(build("resnet18", "cifar", 10), STAGES, 32, pool=2)
+    small, same_total = measure_taps(build("resnet18", "cifar", 10), STAGES, 32, pool=2)
     assert [tap.shape[1:] for tap in small] == [(2, 2)] * 4
     assert ([tap.flops for tap in small], same_total) == ([tap.flops for tap in whole], total)
 
@@ -173,7 +171,7 @@ def test_taps_are_caught_only_inside_the_block(network):
 )
 def test_taps_that_cannot_be_are_named(taps, said):
     with pytest.raises(CalexError, match=said) as error:
-        measure(build("resnet18", "cifar", 10), taps, 32, 8)
+        measure_taps(build("resnet18", "cifar", 10), taps, 32, 8)
     assert "\n" not in str(error.value)
 
 
@@ -215,7 +213,7 @@ def test_other_networks_give_what_a_plain_pass_gives(name):
     size, shapes = OTHERS[name]
     torch.manual_seed(0)
     model = freeze(build(name, "imagenet", 5))
-    taps, total = measure(model, list(shapes), size, 4, name)
+    taps, total = measure_taps(model, list(shapes), size, 4, name)
     assert {tap.name: tap.full_shape for tap in taps} == shapes
     spent = [0, *(tap.flops for tap in taps), total]
     assert spent == sorted(set(spent))
@@ -247,7 +245,7 @@ def test_other_networks_give_what_a_plain_pass_gives(name):
 )
 def test_networks_that_cannot_be_tapped_so_say_it_in_a_line(name, size, tap, said):
     with pytest.raises(CalexError, match=said) as error:
-        measure(build(name, "imagenet", 10), [tap], size, 8, name)
+        measure_taps(build(name, "imagenet", 10), [tap], size, 8, name)
     assert "\n" not in str(error.value)
 
 
@@ -277,15 +275,15 @@ class Odd(nn.Module):
 )
 def test_a_network_answers_with_logits_or_is_refused(give, classes, training, said):
     if said is None:
-        check(Odd(give), "odd", 8, classes, training)
+        check_network(Odd(give), "odd", 8, classes, training)
         return
     with pytest.raises(CalexError, match=said) as error:
-        check(Odd(give), "odd", 8, classes, training)
+        check_network(Odd(give), "odd", 8, classes, training)
     assert "\n" not in str(error.value)
 
 
 def test_googlenet_is_trained_with_its_auxiliary_logits():
-    check(build("googlenet", "imagenet", 10), "googlenet", 32, 10, training=True)
+    check_network(build("googlenet", "imagenet", 10), "googlenet", 32, 10, training=True)
 
 
 def test_the_cifar_stem_keeps_small_images_large():
@@ -299,128 +297,3 @@ def test_a_frozen_network_does_not_move(network):
     logits = network(torch.randn(4, 3, 32, 32))
     assert not network.training and not logits.requires_grad
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-
-
-# Checkpoints.
-
-
-def tiny() -> nn.Module:
-    torch.manual_seed(1)
-    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
-
-
-def write_torch(path: Path, content: object) -> Path:
-    torch.save(content, path)
-    return path
-
-
-@pytest.mark.parametrize("wrap", [dict, lambda state: {"state_dict": state, "epoch": 3}, lambda state: {"model": state}])
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
-def test_torch_files_are_read_in_their_usual_forms(tmp_path, wrap, prefix):
-    state = {prefix + name: tensor for name, tensor in tiny().state_dict().items()}
-    found = read_weights(write_torch(tmp_path / "weights.pt", wrap(state)))
-    assert list(found) == list(tiny().state_dict())
-    assert all(torch.equal(found[name], tensor) for name, tensor in tiny().state_dict().items())
-
-
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_safetensors_are_read(tmp_path, prefix):
-    save_file({prefix + name: tensor for name, tensor in tiny().state_dict().items()}, tmp_path / "weights.safetensors")
-    found = read_weights(tmp_path / "weights.safetensors")
-    assert set(found) == set(tiny().state_dict())
-    assert all(torch.equal(found[name], tensor) for name, tensor in tiny().state_dict().items())
-
-
-def test_what_was_read_can_be_loaded():
-    model, weights = tiny(), {name: torch.full_like(tensor, 2) for name, tensor in tiny().state_dict().items()}
-    load_weights(model, weights, "w.pt")
-    assert all((tensor == 2).all() for tensor in model.state_dict().values())
-
-
-class Evil:
-    """A pickle that runs a command when it is read."""
-
-    def __init__(self, victim: Path) -> None:
-        self.victim = victim
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.victim),)
-
-
-@pytest.mark.parametrize(
-    "content", [lambda evil: evil, lambda evil: {"state_dict": evil}, lambda evil: {"weight": torch.ones(1), "x": evil}]
-)
-def test_a_pickle_that_would_run_code_is_refused(tmp_path, content):
-    path = write_torch(tmp_path / "evil.pt", content(Evil(tmp_path / "victim")))
-    assert not (tmp_path / "victim").exists()
-    with pytest.raises(CalexError, match=r"evil\.pt: not a checkpoint of plain tensors .*save its state_dict\(\)"):
-        read_weights(path)
-    assert not (tmp_path / "victim").exists()
-    torch.load(path, weights_only=False)  # so that the test would notice: read without care, it does run
-    assert (tmp_path / "victim").exists()
-
-
-def test_a_whole_pickled_network_is_refused(tmp_path):
-    with pytest.raises(CalexError, match=r"whole\.pt: not a checkpoint of plain tensors"):
-        read_weights(write_torch(tmp_path / "whole.pt", tiny()))
-
-
-@pytest.mark.parametrize("content", [torch.ones(3), [torch.ones(3)], {"epoch": 3}, {"state_dict": {"weight": 1.0}}])
-def test_a_file_without_a_state_dict_is_refused(tmp_path, content):
-    with pytest.raises(CalexError, match=r"odd\.pt: holds no state dict"):
-        read_weights(write_torch(tmp_path / "odd.pt", content))
-
-
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-@pytest.mark.parametrize("content", [b"", b"not weights at all", b"\x80\x02}", None])
-def test_damaged_files_are_one_line(tmp_path, suffix, content):
-    path = tmp_path / f"bad{suffix}"
-    if content is None:  # a whole file, cut in the middle
-        write_torch(path, tiny().state_dict()) if suffix == ".pt" else save_file(tiny().state_dict(), path)
-        content = path.read_bytes()[: path.stat().st_size // 2]
-    path.write_bytes(content)
-    with pytest.raises(CalexError, match=r"bad\.(pt|safetensors): not a") as error:
-        read_weights(path)
-    assert "\n" not in str(error.value)
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(CalexError, match=r"none\.pt: no such checkpoint"):
-        read_weights(tmp_path / "none.pt")
-    with pytest.raises(CalexError, match="no such checkpoint"):
-        read_weights(tmp_path)
-
-
-def without(*names: str) -> dict[str, torch.Tensor]:
-    return {name: tensor for name, tensor in tiny().state_dict().items() if name not in names}
-
-
-@pytest.mark.parametrize(
-    ("weights", "said"),
-    [
-        (without("3.bias"), r"3\.bias is missing"),
-        (without() | {"extra.weight": torch.ones(1)}, r"extra\.weight is not in the network"),
-        (without() | {"3.weight": torch.ones(3, 9)}, r"3\.weight is \(3, 9\), not \(3, 8\)"),
-        (
-            without() | {"3.weight": torch.ones(1000, 8), "3.bias": torch.ones(1000)},
-            r"3\.weight is \(1000, 8\), not \(3, 8\); 3\.bias is \(1000,\), not \(3,\); "
-            r"it tells 1000 classes apart and the dataset has 3: fine-tune it on the dataset first",
-        ),
-        (
-            without("0.bias", "3.bias") | {"x": torch.ones(1), "3.weight": torch.ones(4, 8)},
-            r"0\.bias is missing; 3\.bias is missing; x is not in the network and 1 more",
-        ),
-    ],
-)
-def test_tensors_that_do_not_fit_are_named(weights, said):
-    model = tiny()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(CalexError, match=rf"^w\.pt: does not fit the network: {said}$"):
-        load_weights(model, weights, "w.pt")
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-
-
-def test_a_counter_of_batches_may_be_missing():
-    model = tiny()
-    load_weights(model, without("1.num_batches_tracked") | {"1.running_var": torch.full((2,), 9.0)}, "w.pt")
-    assert (model[1].running_var == 9).all()

@@ -13,8 +13,9 @@ import torch
 from conftest import run_calex
 from safetensors.torch import load_file, save_file
 
-from calex import backbones, images
+from calex import images
 from calex.__main__ import main
+from calex.backbones.build import build
 from calex.files import read_json, write_json
 
 SETTINGS = {
@@ -36,7 +37,7 @@ def test_a_torch_file_gives_the_same_backbone_without_training(tiny: Path, tmp_p
     torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in weights.items()}}, tmp_path / "mine.pt")
     done = bring(tiny, tmp_path / "mine.pt", tmp_path / "backbone.safetensors")
     assert done.returncode == 0, done.stderr
-    assert "warning: the checkpoint was trained on val images" in done.stderr
+    assert "warning: train-backbone resnet18: the checkpoint was trained on val images" in done.stderr
     trained, brought = read_json(tiny / "results/digits/resnet18/backbone.json"), read_json(tmp_path / "backbone.json")
     assert brought["accuracy"] == trained["accuracy"]
     assert brought["history"] == []
@@ -75,7 +76,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         torch.manual_seed(0)
-        torch.save(backbones.build("brought_net:net", "imagenet", 2).state_dict(), folder / "brought.pt")
+        torch.save(build("brought_net:net", "imagenet", 2).state_dict(), folder / "brought.pt")
         settings = json.dumps(SETTINGS | {"network": "brought_net:net", "stem": "imagenet"})
         brought = ["--checkpoint", "brought.pt", "--out", "backbone.safetensors", "--device", "cpu"]
         assert main(["train-backbone", "--dataset", "images.npz", "--settings", settings, *brought]) == 0
@@ -166,7 +167,7 @@ def test_records_that_hold_something_else_are_one_line(copied, capsys, file, con
 
 
 def test_a_head_of_a_thousand_classes_is_to_be_fine_tuned_first(copied, capsys) -> None:
-    torch.save(backbones.build("brought_net:net", "imagenet", 1000).state_dict(), "wide.pt")
+    torch.save(build("brought_net:net", "imagenet", 1000).state_dict(), "wide.pt")
     settings = json.dumps(SETTINGS | {"network": "brought_net:net", "stem": "imagenet"})
     brought = ["--checkpoint", "wide.pt", "--out", "new/backbone.safetensors", "--device", "cpu"]
     capsys.readouterr()
@@ -198,3 +199,46 @@ def test_a_checkpoint_with_a_weight_that_is_no_number_is_refused(copied, capsys)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert "nan.pt: 4.bias holds values that are not finite" in line
     assert [path for path in Path("new").rglob("*") if path.is_file()] == []
+
+
+def bring_own(capsys, content: object, dataset: str = "images.npz", **changed: object) -> tuple[int, str]:
+    """The exit code and the words of train-backbone with a checkpoint of the small network."""
+    torch.save(content, "own.pt")
+    settings = json.dumps(SETTINGS | {"network": "brought_net:net", "stem": "imagenet", "trained_on": ["train"]} | changed)
+    arguments = ["--checkpoint", "own.pt", "--out", "own/backbone.safetensors", "--device", "cpu"]
+    capsys.readouterr()
+    code = main(["train-backbone", "--dataset", dataset, "--settings", settings, *arguments])
+    return code, capsys.readouterr().err
+
+
+def test_what_looks_wrong_stands_in_the_log_and_in_the_record(copied, capsys) -> None:
+    """Labels have nothing to do with these images: no weights are better than chance on them."""
+    raw = torch.load("brought.pt", weights_only=True)
+    averaged = {name: tensor * 0.5 for name, tensor in raw.items()}
+    held = {"model": raw | {"criterion.weight": torch.ones(2)}, "model_ema": averaged, "args": {"img_size": 224}}
+    code, words = bring_own(capsys, held)
+    assert code == 0
+    warnings = read_json("own/backbone.json")["warnings"]
+    assert [f"warning: train-backbone brought_net:net: {warning}" for warning in warnings] == [
+        line for line in words.splitlines() if line.startswith("warning: train-backbone")
+    ]
+    several, left_out, size, chance = warnings
+    assert "'model' was taken, and there is model_ema; checkpoint_key chooses" in several
+    assert left_out == "1 tensors of the checkpoint are no part of the network and left out: criterion.weight"
+    assert "the checkpoint says img_size: 224, and input_size is 8" in size
+    assert "no better than always naming the largest class (50.0%)" in chance and "checkpoint_key: model_ema" in chance
+    code, words = bring_own(capsys, held, checkpoint_key="model_ema")
+    assert code == 0 and "checkpoint_key chooses" not in words
+    assert torch.equal(load_file("own/backbone.safetensors")["0.weight"], averaged["0.weight"])
+    code, words = bring_own(capsys, held, checkpoint_key="model_emma")
+    assert code == 2 and "own.pt: checkpoint_key: nothing under 'model_emma', did you mean 'model_ema'?" in words
+
+
+def test_a_checkpoint_with_its_classes_in_another_order_is_refused(copied, capsys) -> None:
+    held = {"state_dict": torch.load("brought.pt", weights_only=True), "class_to_idx": {"b": 0, "a": 1}}
+    code, words = bring_own(capsys, held)
+    assert (
+        code == 2
+        and "own.pt: its 'class_to_idx' has the classes in another order than the dataset, [b, a] and not [a, b]" in words
+    )
+    assert not Path("own/backbone.safetensors").exists()

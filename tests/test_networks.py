@@ -10,7 +10,7 @@ from conftest import REPOSITORY
 from torch import nn
 
 from calex import config, networks, sources
-from calex.backbones import build
+from calex.backbones.build import build
 from calex.errors import CalexError
 
 NET = """

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from calex import stages
 from calex.__main__ import main
-from calex.backbones import Tap, build
+from calex.backbones.build import build
+from calex.backbones.taps import Tap
 
 
 def tap(name: str, side: int, flops: int) -> Tap:

@@ -149,7 +149,7 @@ def test_an_image_is_the_same_in_any_batch():
 @pytest.mark.parametrize("chunk", [1, 100, 1000])  # of 150 pixels
 def test_statistics_do_not_depend_on_how_images_are_read(channels, chunk):
     pixels = np.random.default_rng(0).integers(0, 256, (10, 3, 5, channels), np.uint8)
-    mean, std = channel_statistics(pixels, chunk)
+    mean, std = channel_statistics(pixels, chunk=chunk)
     flat = np.broadcast_to(pixels, (10, 3, 5, 3)).reshape(-1, 3) / 255
     np.testing.assert_allclose(mean, flat.mean(0), atol=1e-6)
     np.testing.assert_allclose(std, flat.std(0), atol=1e-6)

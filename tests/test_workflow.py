@@ -15,7 +15,10 @@ import zarr
 from conftest import REPOSITORY, copied_repository, planned, run_snakemake
 from feature_stores import hashes
 
-from calex import backbones, images, plugins
+from calex import images, plugins
+from calex.backbones.build import build, freeze
+from calex.backbones.taps import tapping
+from calex.backbones.weights import read_weights
 from calex.features.store import open_store, verify
 from calex.files import read_json, sha256
 from calex.points import MARKED
@@ -262,10 +265,10 @@ def test_the_store_holds_what_a_direct_forward_pass_gives(tiny: Path, split: str
     np.testing.assert_array_equal(labels, dataset.labels[index])
     np.testing.assert_allclose(np.exp(group["log_softmax"][:]).sum(axis=2), 1, atol=1e-5)
 
-    model = backbones.build("resnet18", "cifar", 10)
-    backbones.load_weights(model, backbones.read_weights(folder / "backbone.safetensors"), "backbone")
-    backbones.freeze(model)
-    with backbones.tapping(model, ["layer1", "layer2", "layer3"], 4) as caught, torch.inference_mode():
+    model = build("resnet18", "cifar", 10)
+    read_weights(model, folder / "backbone.safetensors")
+    freeze(model)
+    with tapping(model, ["layer1", "layer2", "layer3"], 4) as caught, torch.inference_mode():
         logits = model(to_input(dataset.images[index], **about["transform"], device=torch.device("cpu")))
     for k, tap in enumerate(caught):
         # float16 keeps 11 bits; the rest is float32 summed in another order.

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from calex import backbones
+from calex.backbones.build import build, freeze
+from calex.backbones.taps import measure_taps, tapping
 from calex.benchmarks import Bench, Row, in_turn, row
 from calex.features.forward import Forward
 from calex.features.layout import Layout
@@ -70,9 +71,9 @@ def made_up(count: int, size: int = SIZE) -> tuple[np.ndarray, np.ndarray, np.nd
 
 def prepared(network: str, stem: str, count: int, device: torch.device, size: int = SIZE) -> tuple[torch.nn.Module, Layout]:
     """A frozen network on its device, and the layout of a store of its taps."""
-    model = backbones.build(network, stem, CLASSES)
-    taps, _ = backbones.measure(model, TAPS, size, POOL)
-    model = backbones.freeze(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = build(network, stem, CLASSES)
+    taps, _ = measure_taps(model, TAPS, size, POOL)
+    model = freeze(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model, Layout(1, count, tuple(tap.shape for tap in taps), CLASSES)
 
 
@@ -87,7 +88,7 @@ def dump(
 ) -> None:
     """A store of these images, as `cache-features` makes it."""
     writer = Dump(folder, "train", layout, labels, index, {"taps": TAPS})
-    with writer, backbones.tapping(model, TAPS, POOL, getattr(torch, layout.precision)) as caught:
+    with writer, tapping(model, TAPS, POOL, getattr(torch, layout.precision)) as caught:
         transform = TRANSFORM | {"size": images.shape[1]}
         forward = Forward(
             model, caught, layout.taps, CLASSES, layout.precision, transform, {}, BATCH, "float32", device

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 import torch
 
-from calex import backbones
+from calex.backbones.taps import tapping
 from calex.benchmarks import Bench, Row, in_turn, row
 from calex.benchmarks.dump import BATCH, CLASSES, POOL, TAPS, TRANSFORM, dump, made_up, prepared
 from calex.branches import Branch
@@ -43,7 +43,7 @@ class Recomputing:
 
     def epoch(self, number: int) -> Iterator[Batch]:
         order = np.random.default_rng(number).permutation(len(self.images))
-        with backbones.tapping(self.model, [self.tap], POOL) as caught:
+        with tapping(self.model, [self.tap], POOL) as caught:
             for start in range(0, len(order), BATCH):
                 rows = order[start : start + BATCH]
                 inputs = to_input(self.images[rows], **TRANSFORM, device=self.device)

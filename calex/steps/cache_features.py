@@ -13,7 +13,10 @@ import numpy as np
 import torch
 import zarr
 
-from calex import __version__, backbones, devices, images, networks, settings, splitting, transform
+from calex import __version__, devices, images, networks, settings, splitting, transform
+from calex.backbones import build, taps
+from calex.backbones.records import read_about, read_measured
+from calex.backbones.weights import read_weights
 from calex.errors import CalexError
 from calex.features import forward as forwarding
 from calex.features.forward import AGREEMENT_IMAGES, Forward
@@ -47,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     chosen = args.settings
     device = devices.claim(args.device, args.threads)
     dataset = images.load(args.dataset)
-    about, measured = backbones.read_about(args.backbone), backbones.read_measured(args.taps)
+    about, measured = read_about(args.backbone), read_measured(args.taps)
     if about["dataset"] != dataset.fingerprint:
         raise CalexError(f"{args.backbone}: trained on another version of {args.dataset}; rerun train-backbone")
     if about["fingerprint"] != sha256(args.backbone.read_bytes()):
@@ -59,9 +62,9 @@ def run(args: argparse.Namespace) -> None:
         raise CalexError(f"{args.taps}: measured on another network, stem or input size than {args.backbone}; rerun both")
     if networks.is_own(about["network"]) and about.get("network_sources") != networks.sources(about["network"]):
         raise CalexError(f"{args.backbone}: the source of {about['network']} is not what it was then; rerun train-backbone")
-    model = backbones.build(about["network"], about["stem"], about["classes"])
-    backbones.load_weights(model, backbones.read_weights(args.backbone), args.backbone)
-    backbones.freeze(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = build.build(about["network"], about["stem"], about["classes"])
+    read_weights(model, args.backbone)
+    build.freeze(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     members = dataset.indices(args.split)
     if args.split == "train":
@@ -103,9 +106,9 @@ def run(args: argparse.Namespace) -> None:
     label = f"cache-features {args.split}"
     views_said = f"{views} view{'s' * (views > 1)} in {compute}"
     say(f"{label}: {len(index)} images, {views_said}, {layout.bytes / 1e6:.1f} MB, on {devices.describe(device)}")
-    code = [sha256(Path(str(module.__file__)).read_bytes()) for module in (backbones, forwarding, transform)]
+    code = [sha256(Path(str(module.__file__)).read_bytes()) for module in (build, taps, forwarding, transform)]
     dump = Dump(args.out, args.split, layout, dataset.labels[index], index, provenance, code=code)
-    with dump, backbones.tapping(model, names, measured["pool"], getattr(torch, layout.precision)) as caught:
+    with dump, taps.tapping(model, names, measured["pool"], getattr(torch, layout.precision)) as caught:
         forward = Forward(
             model, caught, layout.taps, layout.classes, layout.precision, about["transform"], about["augment"],
             chosen["batch_size"], compute, device, chosen["order_seed"],

@@ -9,7 +9,10 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from calex import backbones, images, settings
+from calex import images, settings
+from calex.backbones.build import build, parameters
+from calex.backbones.taps import measure_taps
+from calex.backbones.trace import check_network
 from calex.files import write_json
 from calex.progress import say
 
@@ -30,16 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     chosen = args.settings
     classes = len(images.load_names(args.dataset))
-    model = backbones.build(chosen["network"], chosen["stem"], classes)
-    backbones.check(model, chosen["network"], chosen["input_size"], classes)
-    taps, total = backbones.measure(model, chosen["taps"], chosen["input_size"], chosen["pool"], chosen["network"])
+    model = build(chosen["network"], chosen["stem"], classes)
+    channels = check_network(model, chosen["network"], chosen["input_size"], classes)
+    taps, total = measure_taps(model, chosen["taps"], chosen["input_size"], chosen["pool"], chosen["network"], channels)
     write_json(
         args.out,
         {
             **chosen,
             "taps": [asdict(tap) for tap in taps],
             "flops": total,
-            "parameters": backbones.parameters(model),
+            "parameters": parameters(model),
             "classes": classes,
         },
     )

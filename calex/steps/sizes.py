@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from calex import backbones
+from calex.backbones.build import build
+from calex.backbones.taps import measure_taps
 from calex.benchmarks.dump import TAPS
 from calex.errors import CalexError
 from calex.features.layout import Layout, amount
@@ -85,8 +86,8 @@ def table(rates: dict[tuple[str, str, int], float], device: str) -> str:
 def shapes(network: str, stem: str, pixels: int, pool: int | None) -> tuple[tuple[int, int, int], ...]:
     """(C, H, W) of each tap; nothing but shapes is made."""
     with torch.device("meta"):
-        model = backbones.build(network, stem, 2)
-    return tuple(tap.shape for tap in backbones.measure(model, TAPS, pixels, pool)[0])
+        model = build(network, stem, 2)
+    return tuple(tap.shape for tap in measure_taps(model, TAPS, pixels, pool)[0])
 
 
 def duration(seconds: float) -> str:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import math
 
-from calex import backbones, stages
+from calex import stages
+from calex.backbones.build import build, parameters
+from calex.backbones.trace import check_network
 from calex.errors import CalexError
 
 DEPTH = 2  # of the modules listed by default
@@ -31,13 +33,11 @@ def run(args: argparse.Namespace) -> None:
     for flag, value, least in (("--input-size", size, 1), ("--classes", args.classes, 1), ("--pool", args.pool, 0)):
         if value < least:
             raise CalexError(f"{flag}: {value} is too small; give {least} or more")
-    model = backbones.build(args.network, args.stem, args.classes)
-    backbones.check(model, args.network, size, args.classes)
-    taps, flops = stages.candidates(model, size, args.pool or None, args.network)
+    model = build(args.network, args.stem, args.classes)
+    channels = check_network(model, args.network, size, args.classes)
+    taps, flops = stages.candidates(model, size, args.pool or None, args.network, channels)
     proposed = stages.proposal(taps, flops)
-    print(
-        f"{args.network}, {args.stem} stem, {size} px: {flops / 1e6:.1f} MFLOPs, {backbones.parameters(model) / 1e6:.2f} M parameters"
-    )
+    print(f"{args.network}, {args.stem} stem, {size} px: {flops / 1e6:.1f} MFLOPs, {parameters(model) / 1e6:.2f} M parameters")
     shown = [tap for tap in taps if args.all or stages.depth(tap.name) <= DEPTH or tap in proposed]
     width = max([len(tap.name) for tap in shown] + [8])
     print(f"\n  {'tap':<{width}}  {'map':>16}  {'pooled':>14}  {'bytes/image':>11}  {'FLOPs':>6}")

@@ -16,13 +16,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 
-from calex import backbones, devices, flops, images, networks, settings, splitting, training, transform
+from calex import devices, flops, images, networks, settings, splitting, training, transform
+from calex.backbones import build, diagnosis, metadata
+from calex.backbones.checkpoint import Loaded, load_checkpoint
+from calex.backbones.trace import check_network
+from calex.backbones.weights import write_weights
 from calex.errors import CalexError
-from calex.files import canonical_json, replacing, sha256, write_json
+from calex.files import canonical_json, sha256, write_json
 from calex.locks import guard_of, locked
-from calex.progress import say
+from calex.progress import say, warn
 from calex.vision import torchvision
 
 LOWER = "training.batch_size or input_size"  # where there is not enough memory
@@ -35,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=settings.parse,
         required=True,
         help='JSON: {"network", "stem", "input_size", "augment": {"shift", "flip"}, "head_holdout", "normalisation", "training": {…}, '
-        '"seed", "trained_on"}; config/README.md explains each key',
+        '"seed", "trained_on", with a checkpoint also "checkpoint_key", "expected_accuracy"}; config/README.md explains each key',
     )
     parser.add_argument("--checkpoint", type=Path, help="take these weights instead of training (.safetensors or a torch file)")
     parser.add_argument(
@@ -53,16 +56,13 @@ def run(args: argparse.Namespace) -> None:
     train = dataset.indices("train")
     learned = train[splitting.split_head_holdout(dataset.labels[train], chosen["head_holdout"])[0]]
     torch.manual_seed(chosen["seed"])
-    model = backbones.build(network, chosen["stem"], len(dataset.names))
-    backbones.check(model, network, size, len(dataset.names), training=args.checkpoint is None)
-    if chosen["normalisation"]:
-        mean, std = chosen["normalisation"]["mean"], chosen["normalisation"]["std"]
-    else:
-        mean, std = transform.channel_statistics(dataset.images[learned])
-    scale = {"size": size, "mean": mean, "std": std}
+    model = build.build(network, chosen["stem"], len(dataset.names))
+    channels = check_network(model, network, size, len(dataset.names), training=args.checkpoint is None)
+    scale = {"size": size, **normalisation(chosen["normalisation"], dataset, learned, channels, network)}
     own_sources = networks.sources(network) if networks.is_own(network) else {}
 
     with locked(guard_of(args.out), "training of this backbone"):
+        warnings: list[str] = []
         if args.checkpoint is None:
             compute = devices.resolved_for_training(chosen["training"]["compute"], device)
             partial = args.out.with_name(f".{args.out.name}.{fingerprint(args, dataset, own_sources, compute, device)}.partial")
@@ -73,13 +73,27 @@ def run(args: argparse.Namespace) -> None:
             )  # fmt: skip
             trained_on = ["train"] if len(learned) == len(train) else [f"{len(learned)} of {len(train)} train images"]
         else:
-            backbones.load_weights(model, backbones.read_weights(args.checkpoint), args.checkpoint)
+            loaded = load_checkpoint(model, args.checkpoint, chosen.get("checkpoint_key"))
+            metadata.check_classes(loaded.content, dataset.names.tolist(), str(args.checkpoint))
             compute, history, trained_on = None, [], chosen["trained_on"]
-            for split in {"val", "test"} & set(trained_on):
-                say(
-                    f"{label}: warning: the checkpoint was trained on {split} images; what is chosen or reported on them will flatter"
-                )
-        finish(args.out, model, dataset, scale, device, label, {
+            warnings += checkpoint_warnings(loaded, chosen)
+
+        answers = {
+            split: training.predictions(model, dataset.images[dataset.indices(split)], scale, device) for split in images.SPLITS
+        }
+        accuracy = {split: float((answers[split] == dataset.labels[dataset.indices(split)]).mean()) for split in answers}
+        say(f"{label}: accuracy " + ", ".join(f"{split} {value:.4f}" for split, value in accuracy.items()))
+        if args.checkpoint is None:
+            seen = np.isin(train, learned)
+            warnings += diagnosis.of_training(answers["train"][seen], dataset.labels[train[seen]])
+        else:
+            warnings += diagnosis.of_checkpoint(
+                answers["train"], dataset.labels[train], dataset.names.tolist(), chosen, loaded.others, scale,
+                lambda some, other: training.predictions(model, dataset.images[train[some]], other, device),
+            )  # fmt: skip
+        for warning in warnings:
+            warn(f"{label}: {warning}")
+        finish(args.out, model, channels, {
             "network": network,
             "network_sources": own_sources,
             "stem": chosen["stem"],
@@ -89,9 +103,52 @@ def run(args: argparse.Namespace) -> None:
             "history": history,
             "compute": compute,
             "threads": args.threads,
+            "classes": len(dataset.names),
+            "transform": scale,
+            "accuracy": accuracy,
+            "warnings": warnings,
+            "dataset": dataset.fingerprint,
+            "device": devices.describe(device),
+            "device_type": device.type,
+            "torch": torch.__version__,
         })  # fmt: skip
         for stale in args.out.parent.glob(f"*.{glob.escape(args.out.name)}.*.partial"):  # of this and of other settings
             stale.unlink(missing_ok=True)
+
+
+def normalisation(
+    given: dict[str, list[float]] | None, dataset: images.Images, learned: np.ndarray, channels: int, network: str
+) -> dict[str, list[float]]:
+    """Mean and std of each channel that the network reads: those of the config, or of the images that it learns from."""
+    if channels < dataset.images.shape[3]:
+        raise CalexError(
+            f"network: {network} reads one channel and the images have {dataset.images.shape[3]}; store them grey "
+            "(`grey: true` of the source imagefolder) or bring a network of three"
+        )
+    if given:
+        mean, std = transform.check_normalisation(given["mean"], given["std"], channels)
+    else:
+        mean, std = transform.channel_statistics(dataset.images[learned], channels)
+    return {"mean": mean, "std": std}
+
+
+def checkpoint_warnings(loaded: Loaded, chosen: dict[str, Any]) -> list[str]:
+    """What is worth knowing of a checkpoint before it has answered a single image."""
+    found = [
+        f"the checkpoint was trained on {split} images; what is chosen or reported on them will flatter"
+        for split in ("val", "test")
+        if split in chosen["trained_on"]
+    ]
+    if loaded.others and chosen.get("checkpoint_key") is None:
+        taken = f"'{loaded.key}' was taken" if loaded.key else "the first was taken"
+        found.append(
+            f"the checkpoint holds several weights of this network: {taken}, and there is {', '.join(loaded.others)}; "
+            "checkpoint_key chooses"
+        )
+    if loaded.left_out:
+        first = ", ".join(loaded.left_out[:3]) + (", …" if len(loaded.left_out) > 3 else "")
+        found.append(f"{len(loaded.left_out)} tensors of the checkpoint are no part of the network and left out: {first}")
+    return found + metadata.check_size(loaded.content, chosen["input_size"])
 
 
 def fingerprint(
@@ -102,9 +159,7 @@ def fingerprint(
         "settings": args.settings,
         "dataset": dataset.fingerprint,
         "network": own_sources,
-        "code": [
-            sha256(Path(str(module.__file__)).read_bytes()) for module in (backbones, images, splitting, training, transform)
-        ],
+        "code": [sha256(Path(str(module.__file__)).read_bytes()) for module in (build, images, splitting, training, transform)],
         "compute": compute,
         "device": device.type,
         "threads": args.threads if device.type == "cpu" else None,
@@ -113,44 +168,16 @@ def fingerprint(
     return sha256(canonical_json(identity).encode())[:16]
 
 
-def finish(
-    out: Path,
-    model: torch.nn.Module,
-    dataset: images.Images,
-    scale: dict[str, Any],
-    device: torch.device,
-    label: str,
-    about: dict[str, Any],
-) -> None:
-    """Measure the network on every split, write its weights, then what is known of it."""
-    accuracy = {}
-    for split in images.SPLITS:
-        rows = dataset.indices(split)
-        answers = training.predictions(model, dataset.images[rows], scale, device)
-        accuracy[split] = float((answers == dataset.labels[rows]).mean())
-    say(f"{label}: accuracy " + ", ".join(f"{split} {value:.4f}" for split, value in accuracy.items()))
-
-    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    strange = next((name for name, tensor in weights.items() if not torch.isfinite(tensor).all()), None)
-    if strange is not None:
-        raise CalexError(
-            f"{label}: {strange} is not finite after training; lower training.learning_rate, or set training.compute: float32"
-        )
-    with replacing(out) as partial:
-        partial.write_bytes(save(weights))  # `save_file` would let nobody else read it
+def finish(out: Path, model: torch.nn.Module, channels: int, about: dict[str, Any]) -> None:
+    """Write a network's weights, then what is known of it."""
+    write_weights(out, model)
+    size = about["transform"]["size"]
     write_json(
         out.with_suffix(".json"),
         about
         | {
-            "classes": len(dataset.names),
-            "transform": scale,
-            "accuracy": accuracy,
-            "parameters": backbones.parameters(model),
-            "flops": flops.of(model.cpu(), 3, scale["size"], scale["size"]),
-            "dataset": dataset.fingerprint,
+            "parameters": build.parameters(model),
+            "flops": flops.of(model.cpu(), channels, size, size),
             "fingerprint": sha256(out.read_bytes()),
-            "device": devices.describe(device),
-            "device_type": device.type,
-            "torch": torch.__version__,
         },
     )

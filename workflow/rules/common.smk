@@ -135,7 +135,8 @@ def settings_of(rule_name, wildcards):
     if rule_name == "measure_taps":
         return part(backbone, "network", "stem", "taps", "pool") | part(dataset, "input_size")
     if rule_name == "train_backbone":
-        return part(backbone, "network", "stem", "normalisation", "seed", "trained_on") | part(
+        brought = ("checkpoint_key", "expected_accuracy") if backbone["checkpoint"] else ()
+        return part(backbone, "network", "stem", "normalisation", "seed", "trained_on", *brought) | part(
             dataset, "input_size", "augment", "training", "head_holdout"
         )
     if rule_name == "cache_features":

@@ -1,0 +1,1 @@
+"""Frozen classifiers: building one, its weights, its taps, what each stage costs."""

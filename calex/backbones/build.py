@@ -1,0 +1,102 @@
+"""Building a classifier by name: torchvision's, or a function of the user's."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from calex import networks
+from calex.errors import CalexError, suggestion
+from calex.vision import models
+
+# As published; torchvision warns where this is left open.
+PUBLISHED = {"googlenet": {"init_weights": True}, "inception_v3": {"init_weights": True}}
+
+# Modules that only say how the network inside them is run: `module` is that network.
+CONTAINERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
+
+
+def build(network: str, stem: str, classes: int) -> nn.Module:
+    """A classifier with fresh weights and `classes` outputs: torchvision's by name, or your own `package.module:function`.
+
+    stem: `imagenet` as published; `cifar` for images of about 32 pixels (ResNets): a 3×3 first convolution
+    of stride 1 and no max-pool (He et al. 2016, section 4.2).
+    """
+    model = unwrapped(_own(network, classes)) if networks.is_own(network) else _published(network, classes)
+    if stem == "cifar":
+        if not isinstance(model, models.ResNet):
+            raise CalexError(f"stem: 'cifar' fits ResNets, not {network}; use stem: imagenet")
+        model.conv1 = nn.Conv2d(3, model.conv1.out_channels, 3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+        model.maxpool = nn.Identity()
+    return model
+
+
+def _published(network: str, classes: int) -> nn.Module:
+    known = models.list_models(module=models)
+    if network in known:
+        return models.get_model(network, weights=None, num_classes=classes, **PUBLISHED.get(network, {}))
+    if network in models.list_models():
+        kind = models.get_model_builder(network).__module__.split(".")[2].replace("_", " ")
+        near = suggestion(network.removeprefix("quantized_"), known)
+        remedy = near if near.startswith("did you mean") else "choose a classifier, such as resnet18"
+        raise CalexError(
+            f"network: '{network}' is a torchvision model for {kind}, not a classifier in floating point; {remedy}"
+        )
+    raise CalexError(f"network: unknown name '{network}', {suggestion(network, known)}")
+
+
+def _own(network: str, classes: int) -> nn.Module:
+    function = networks.function(network)
+    try:
+        model = function(classes)
+    except Exception as error:  # the user's code: anything can happen
+        raise CalexError(
+            f"network: {network} fails when it is called with the number of classes, {classes} ({networks.said(error)}); mend it"
+        ) from None
+    if not isinstance(model, nn.Module):
+        raise CalexError(f"network: {network} gives a {type(model).__name__}, not a torch.nn.Module; return the network")
+    return model
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network without torch.compile, data parallelism and averaging, at any depth.
+
+    They say how a network is run, which is decided here, and they put words into the names of its modules and weights.
+    """
+    while (inner := model.module if isinstance(model, CONTAINERS) else model._modules.get("_orig_mod")) is not None:
+        model = inner
+    for name, child in list(model._modules.items()):
+        if child is not None and (bare := unwrapped(child)) is not child:
+            setattr(model, name, bare)
+    model._compiled_call_impl = None  # what `module.compile()` leaves
+    for name, value in list(vars(model).items()):  # `self.forward = torch.compile(self.forward)`
+        if (written := getattr(value, "_torchdynamo_orig_callable", None)) is not None:
+            setattr(model, name, written)
+    return model
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Inside the block, functions that torch.compile made run as they were written: then hooks of their modules are called."""
+    if "torch._dynamo" not in sys.modules:  # nothing was compiled, and the import takes a second
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    """Evaluation mode (fixed BatchNorm statistics), no gradients."""
+    return model.eval().requires_grad_(False)
+
+
+def parameters(model: nn.Module) -> int:
+    """How many numbers the network's parameters are."""
+    return sum(math.prod(parameter.shape) for parameter in model.parameters())

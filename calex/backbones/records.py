@@ -1,0 +1,38 @@
+"""What other steps read of a backbone's records, backbone.json and taps.json, checked against their schemas."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from calex.files import read_record
+
+_TEXT, _COUNT = {"type": "string"}, {"type": "integer", "minimum": 0}
+_SHAPE = {"type": "array", "items": _COUNT, "minItems": 3, "maxItems": 3}
+# One number for each channel that the network reads.
+_CHANNELS = {"type": "array", "items": {"type": "number"}, "minItems": 1, "maxItems": 3}
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
+ABOUT = _object(
+    network=_TEXT, stem=_TEXT, classes=_COUNT, dataset=_TEXT, fingerprint=_TEXT,
+    transform=_object(size=_COUNT, mean=_CHANNELS, std=_CHANNELS), augment=_object(shift=_COUNT, flip={"type": "boolean"}),
+    head_holdout={"type": "number"},
+)  # fmt: skip
+MEASURED = _object(
+    network=_TEXT, stem=_TEXT, input_size=_COUNT, flops=_COUNT, pool={"type": ["integer", "null"], "minimum": 1},
+    taps={"type": "array", "minItems": 1, "items": _object(name=_TEXT, flops=_COUNT, shape=_SHAPE)},
+)  # fmt: skip
+
+
+def read_about(weights: str | Path) -> dict[str, Any]:
+    """The backbone.json beside its weights."""
+    return read_record(Path(weights).with_suffix(".json"), ABOUT, "train-backbone")
+
+
+def read_measured(path: str | Path) -> dict[str, Any]:
+    """A taps.json."""
+    return read_record(path, MEASURED, "measure-taps")

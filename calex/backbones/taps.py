@@ -1,0 +1,101 @@
+"""Taps: where branches read a network, what stands there, and what has been spent by then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from calex.backbones.build import uncompiled
+from calex.backbones.trace import ModuleOutput, modules_of, trace
+from calex.errors import CalexError
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where a branch reads: a module's output, averaged to at most pool×pool.
+
+    shape: (C, H, W) after the pool. full_shape: before it. flops: what the backbone has spent on one image
+    when the tap's output exists.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    full_shape: tuple[int, int, int]
+    flops: int
+
+
+def pooled_shape(shape: Sequence[int], pool: int | None) -> tuple[int, int, int]:
+    """(C, H, W) after `pooled`."""
+    channels, height, width = shape
+    return (channels, height, width) if pool is None else (channels, min(height, pool), min(width, pool))
+
+
+def pooled(feature_map: torch.Tensor, pool: int | None) -> torch.Tensor:
+    """(B, C, H, W) averaged adaptively to at most pool×pool; as it is when it is smaller or pool is None."""
+    _, height, width = pooled_shape(feature_map.shape[1:], pool)
+    if (height, width) == tuple(feature_map.shape[-2:]):
+        return feature_map
+    return nn.functional.adaptive_avg_pool2d(feature_map, (height, width))
+
+
+@contextmanager
+def tapping(
+    model: nn.Module, taps: Sequence[str], pool: int | None, dtype: torch.dtype | None = None
+) -> Iterator[list[torch.Tensor]]:
+    """Inside the block, each forward pass leaves the pooled outputs of the taps in the yielded list, in order.
+
+    dtype: what they are left in; None as they are computed.
+    """
+    outputs: list[torch.Tensor] = [torch.empty(0)] * len(taps)
+
+    def keep(position: int) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+            tap = pooled(output, pool)
+            # The next module may work in place, and what it overwrites is the tap.
+            outputs[position] = tap.to(dtype or tap.dtype, copy=tap is output)
+
+        return hook
+
+    handles = [module.register_forward_hook(keep(i)) for i, module in enumerate(modules_of(model, taps))]
+    try:
+        with uncompiled():
+            yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def measure_taps(
+    model: nn.Module, taps: Sequence[str], input_size: int, pool: int | None, network: str | None = None, channels: int = 3
+) -> tuple[list[Tap], int]:
+    """The taps with shapes and cumulative FLOPs of one image, and the whole network's FLOPs.
+
+    Raises CalexError for a tap that is no map (B, C, H, W), is not reached exactly once, or is out of order.
+    """
+    if len(set(taps)) < len(taps):
+        raise CalexError(f"taps: {', '.join(taps)} names one twice; list each once")
+    outputs, flops = trace(model, taps, input_size, network, channels)
+    order = [output.name for output in outputs]
+    for name in taps:
+        times = order.count(name)
+        if times != 1:
+            often = "is never reached" if times == 0 else f"is reached {times} times"
+            raise CalexError(f"taps: '{name}' {often} in a forward pass; tap a module that gives one map")
+    for output in outputs:
+        if output.fault:
+            raise CalexError(f"taps: '{output.name}' {output.fault}; `python -m calex taps` lists what can be tapped")
+    if order != list(taps):
+        raise CalexError(f"taps: the network reaches them as {', '.join(order)}; list them in that order")
+    return [tap_of(output, pool) for output in outputs], flops
+
+
+def tap_of(output: ModuleOutput, pool: int | None) -> Tap:
+    """What a module gave, as the tap that it would be."""
+    channels, height, width = output.shape
+    shape = (channels, height, width)
+    return Tap(output.name, pooled_shape(shape, pool), shape, output.flops)

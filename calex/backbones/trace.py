@@ -1,0 +1,168 @@
+"""A forward pass on shapes alone: what each module gives, what it costs, and what the network reads and answers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from calex import networks
+from calex.backbones.build import uncompiled
+from calex.errors import CalexError, suggestion
+
+PROBES = 8  # images that are made up to see what a network of the user's answers
+
+
+@dataclass(frozen=True)
+class ModuleOutput:
+    """One time that a module gave its output, in a forward pass of one image.
+
+    shape: (C, H, W). fault: why that is nothing to tap, or None. flops: what the network had spent by then.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    fault: str | None
+    flops: int
+
+
+def modules_of(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    """The modules with these names; an unknown name is an error with the names that exist."""
+    known = dict(model.named_modules())
+    for name in names:
+        if not name or name not in known:
+            children = [name for name, _ in model.named_children()]
+            close = suggestion(name, [name for name in known if name]) if name else ""
+            hint = close if close.startswith("did you mean") else f"the network has: {', '.join(children)} (and their parts)"
+            raise CalexError(f"taps: the network has no module '{name}', {hint}")
+    return [known[name] for name in names]
+
+
+def trace(
+    model: nn.Module, modules: Sequence[str], input_size: int, network: str | None = None, channels: int = 3
+) -> tuple[list[ModuleOutput], int]:
+    """What the named modules give, in the order of the pass, and the FLOPs of the whole network, for one image.
+
+    Counted by torch on shapes alone (the meta device): convolutions and linear layers, a multiply-add is two. Maps
+    with their channels last are told by a second pass, of two images of twice the size, in which channels stay as many;
+    where the network reads one size only, by not being square. `network` is what errors call it.
+    """
+    once, flops, _ = _run(model, modules, (1, channels, input_size, input_size), network or type(model).__name__)
+    twice: dict[str, tuple[int, ...]] = {}
+    larger = torch.empty(2, channels, 2 * input_size, 2 * input_size, device="meta")
+    with suppress(Exception):  # as far as it comes
+        _pass(_copy(model, "meta"), modules, larger, lambda name, shape, _: twice.update({name: shape}))
+    return [ModuleOutput(name, shape[1:], _fault(shape, twice.get(name)), spent) for name, shape, spent in once], flops
+
+
+def _fault(shape: tuple[int, ...], twice: tuple[int, ...] | None) -> str | None:
+    """Why an output of one image is no map (B, C, H, W); `twice` is its shape for two images of twice the size."""
+    if len(shape) != 4 or shape[0] != 1 or (twice is not None and (len(twice) != 4 or twice[0] != 2)):
+        return "gives no feature map (B, C, H, W)"
+    if (twice is None and shape[2] != shape[3]) or (twice is not None and twice[1] != shape[1]):
+        return f"gives {shape[1:]}, which has its channels last and not as (B, C, H, W)"
+    return None
+
+
+def _copy(model: nn.Module, device: str, training: bool = False) -> nn.Module:
+    return copy.deepcopy(model).requires_grad_(False).train(training).to(device)
+
+
+def _pass(
+    model: nn.Module, modules: Sequence[str], images: torch.Tensor, on_output: Callable[[str, tuple[int, ...], int], Any]
+) -> tuple[int, Any]:
+    """FLOPs and output of a forward pass; `on_output` is called for each output of the modules: name, shape, FLOPs so far."""
+    counter = FlopCounterMode(display=False)
+
+    def meter(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            on_output(name, tuple(output.shape) if isinstance(output, torch.Tensor) else (), counter.get_total_flops())
+
+        return hook
+
+    for module, name in zip(modules_of(model, modules), modules, strict=True):
+        module.register_forward_hook(meter(name))
+    with uncompiled(), counter, torch.no_grad():
+        output = model(images)
+    return counter.get_total_flops(), output
+
+
+def _run(
+    model: nn.Module, modules: Sequence[str], shape: tuple[int, int, int, int], network: str, training: bool = False
+) -> tuple[list[tuple[str, tuple[int, ...], int]], int, Any]:
+    """A pass that has to succeed: on shapes alone, or for real where code of the user's makes tensors of its own."""
+    failure = ""
+    for device in ("meta", "cpu"):
+        outputs: list[tuple[str, tuple[int, ...], int]] = []
+        try:
+            images = torch.zeros(shape, device=device)
+            return outputs, *_pass(_copy(model, device, training), modules, images, lambda *what: outputs.append(what))  # noqa: B023
+        except CalexError:
+            raise
+        except Exception as error:  # the network's code: anything can happen
+            failure = networks.said(error)
+    first = _first_channels(model)
+    remedy = "mend it or set another input_size" if networks.is_own(network) else "set another input_size or network"
+    if first not in (1, 3, None):
+        remedy = f"its first convolution reads {first} channels, and images have 3, or 1 (grey)"
+    raise CalexError(
+        f"network: {network} cannot {'train on' if training else 'read'} images of {shape[-1]} px ({failure}); {remedy}"
+    )
+
+
+def _first_channels(model: nn.Module) -> int | None:
+    return next((module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+
+
+def input_channels(model: nn.Module, network: str, input_size: int) -> int:
+    """How many channels the network reads: 3, or 1 where only grey images go in."""
+    faults = []
+    for channels in (1, 3) if _first_channels(model) == 1 else (3, 1):
+        try:
+            _run(model, [], (1, channels, input_size, input_size), network)
+            return channels
+        except CalexError as error:
+            faults.append(error)
+    raise faults[0]
+
+
+def check_network(model: nn.Module, network: str, input_size: int, classes: int, training: bool = False) -> int:
+    """See that a network reads images of this size and answers with logits; `network` is what errors call it.
+
+    For training, auxiliary logits may follow the first (GoogLeNet, Inception). Returns how many channels it reads, 3 or 1.
+    """
+    channels, batch = input_channels(model, network, input_size), 2
+    for mode in (False, True) if training else (False,):
+        _, _, output = _run(model, [], (batch, channels, input_size, input_size), network, mode)
+        given = output if mode and isinstance(output, tuple) and output else (output,)
+        for logits in given:
+            if not isinstance(logits, torch.Tensor):
+                raise CalexError(f"network: {network} gives a {type(logits).__name__}, not a tensor of logits (B, classes)")
+            if tuple(logits.shape) != (batch, classes):
+                raise CalexError(
+                    f"network: {network} gives {tuple(logits.shape)} for {batch} images of {classes} classes, not {(batch, classes)}; "
+                    "end it in one output a class"
+                )
+    if networks.is_own(network):
+        check_logits(model, network, (channels, input_size, input_size))
+    return channels
+
+
+def check_logits(model: nn.Module, network: str, shape: tuple[int, int, int]) -> None:
+    """Refuse a network that answers with probabilities: a loss, a temperature and every score here begin from logits."""
+    images = torch.randn((PROBES, *shape), generator=torch.Generator().manual_seed(0))
+    try:
+        _, answers = _pass(_copy(model, "cpu"), [], images, lambda *_: None)
+    except Exception as error:  # the network's code: anything can happen
+        raise CalexError(f"network: {network} cannot read images of {shape[-1]} px ({networks.said(error)}); mend it") from None
+    answers = answers.double()
+    if (answers >= 0).all() and (answers.sum(1) - 1).abs().max() < 1e-3:
+        raise CalexError(
+            f"network: {network} answers with probabilities (rows sum to 1, as after a softmax); end it in logits, without the softmax"
+        )
