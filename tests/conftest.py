@@ -13,6 +13,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# Beside another worker a second thread is no gain, and two trainings of two threads each would wait for one another.
+# Set before torch is imported; here and not later, because OpenMP reads it once.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1"}
+
 REPOSITORY = Path(__file__).parents[1]
 Snakemake = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -30,12 +35,13 @@ def examples(number: int) -> settings:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs the workflow, dry or not, is marked: `-m 'not workflow'` is the library alone."""
+    """What runs the workflow, dry or not, is marked: `-m 'not workflow'` is the library alone. One worker gets all of it."""
     for item in items:
         if isinstance(item, pytest.Function) and (
             "tiny" in item.fixturenames or "run_snakemake" in item.function.__code__.co_names
         ):
             item.add_marker("workflow")
+            item.add_marker(pytest.mark.xdist_group("workflow"))
 
 
 def run_snakemake(
