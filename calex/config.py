@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def validated(config: dict[str, Any], schema: dict[str, Any], where: str) -> dic
         problem = best_match(Draft202012Validator(schema).iter_errors(config))
         if problem is not None:
             raise CalexError(_said(problem, schema))
-        config = _with_defaults(config, schema, schema)
+        config = at_home(_with_defaults(config, schema, schema))
         _check_names(config)
         for place, number in _numbers(config):
             if not math.isfinite(number):
@@ -120,6 +121,20 @@ def _with_defaults(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> 
     return value
 
 
+def at_home(value: Any, place: str = "") -> Any:
+    """A config in which every path that begins with `~` begins with a home folder instead."""
+    if isinstance(value, dict):
+        return {key: at_home(part, f"{place}.{key}" if place else str(key)) for key, part in value.items()}
+    if isinstance(value, list):
+        return [at_home(part, place) for part in value]
+    if isinstance(value, str) and value.startswith("~"):
+        path = os.path.expanduser(value)
+        if path.startswith("~"):
+            raise CalexError(f"{place}: '{value}' begins with the home folder of a user that there is not; give the whole path")
+        return path
+    return value
+
+
 def _known(name: str, known: Any, where: str) -> None:
     if name not in known:
         raise CalexError(f"{where}: unknown name '{name}', {suggestion(name, known)}")
@@ -154,6 +169,9 @@ def _check_names(config: dict[str, Any]) -> None:
             except CalexError as error:
                 raise CalexError(f"backbones.{name}.{error}") from None
         checkpoint = backbone["checkpoint"]
+        for key in ("checkpoint_key", "expected_accuracy"):
+            if checkpoint is None and backbone[key] is not None:
+                raise CalexError(f"backbones.{name}.{key}: is of a checkpoint, and there is none; give one or remove the key")
         if checkpoint is not None and checkpoint not in trained and not Path(checkpoint).is_file():
             raise CalexError(
                 f"backbones.{name}.checkpoint: no such file '{checkpoint}'; give the path of the weights, or null to train"

@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import run_calex
+import yaml
+from conftest import REPOSITORY, run_calex
 from safetensors.torch import load_file, save_file
 
-from calex import images
+from calex import config, images
 from calex.__main__ import main
 from calex.backbones.build import build
+from calex.errors import CalexError
 from calex.files import read_json, write_json
 
 SETTINGS = {
@@ -50,6 +52,57 @@ def test_a_checkpoint_of_another_network_is_refused_by_its_tensors(tiny: Path, t
     assert done.returncode == 2
     assert "does not fit the network: conv1.weight is (64, 3, 3, 3), not (64, 3, 7, 7)" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+# What a config says of a checkpoint.
+
+
+def config_with(**backbone: object) -> dict:
+    content = yaml.safe_load((REPOSITORY / "tests/tiny.yaml").read_text())
+    content["backbones"]["resnet18"] |= backbone
+    return content
+
+
+def checked(content: dict) -> dict:
+    return config.validated(content, config.read_yaml(REPOSITORY / "workflow/schemas/config.schema.yaml"), "c.yaml")
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "w.pt").touch()
+    content = config_with(checkpoint="~/w.pt")
+    content["datasets"]["digits"]["source"] = {"name": "imagefolder", "folder": "~/photos"}
+    content["benchmarks"] = {"folder": "~/scratch"}
+    whole = checked(content)
+    assert whole["backbones"]["resnet18"]["checkpoint"] == f"{tmp_path}/w.pt"
+    assert whole["datasets"]["digits"]["source"]["folder"] == f"{tmp_path}/photos"
+    assert whole["benchmarks"]["folder"] == f"{tmp_path}/scratch"
+    with pytest.raises(
+        CalexError, match=r"backbones\.resnet18\.checkpoint: '~nobody_here/w\.pt' begins with the home folder of a user"
+    ):
+        checked(config_with(checkpoint="~nobody_here/w.pt"))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "said"),
+    [
+        ({"checkpoint_key": "ema"}, "checkpoint_key: is of a checkpoint, and there is none"),
+        ({"expected_accuracy": 0.9}, "expected_accuracy: is of a checkpoint, and there is none"),
+        ({"expected_accuracy": 93}, r"expected_accuracy: 93 is greater than the maximum of 1 \(the share of training images"),
+        ({"normalisation": {"mean": [0.5], "std": [0.0]}}, r"normalisation\.std\.0: 0\.0 is less than or equal to .*above 0"),
+        (
+            {"normalisation": {"mean": [123.7] * 3, "std": [0.2] * 3}},
+            r"normalisation\.mean\.[012]: 123\.7 is greater .*divide numbers of 0\.\.255 by 255",
+        ),
+        (
+            {"normalisation": {"mean": [0.5] * 3, "std": [58.4] * 3}},
+            r"normalisation\.std\.[012]: 58\.4 is greater .*divide numbers of 0\.\.255 by 255",
+        ),
+    ],
+)
+def test_what_is_certainly_wrong_of_a_checkpoint_ends_the_run_before_any_job(backbone: dict, said: str) -> None:
+    with pytest.raises(CalexError, match=rf"(?s)c\.yaml: .*backbones\.resnet18\.{said}"):
+        checked(config_with(**backbone))
 
 
 # What does not belong together is refused where features are cached.
