@@ -122,6 +122,10 @@ def _named(dataset: Images, one: np.ndarray, other: np.ndarray) -> list[list[str
     ]
 
 
+def _have(count: int) -> str:
+    return "has" if count == 1 else "have"
+
+
 def _warnings(record: dict[str, Any]) -> list[str]:
     """One line for each thing that is probably wrong."""
     return [*_brightness(record), *_copies(record["identical"], record["splits"]), *_sizes(record)]
@@ -138,7 +142,9 @@ def _brightness(record: dict[str, Any]) -> list[str]:
         elif entry["darkest"] > 127:
             lines.append(f"{split}: the darkest pixel of all is {entry['darkest']} of 255: nearly white")
         if entry["constant"] * 100 >= entry["images"]:
-            lines.append(f"{split}: {entry['constant']} of {entry['images']} images have one colour all over")
+            lines.append(
+                f"{split}: {entry['constant']} of {entry['images']} images {_have(entry['constant'])} one colour all over"
+            )
     return lines
 
 
@@ -149,10 +155,9 @@ def _copies(copied: dict[str, Any], splits: dict[str, Any]) -> list[str]:
     lines = []
     for held, other, harm in SEPARATE:
         if copies := copied[f"{held}_in_{other}"]:
-            share = copies / splits[held]["images"]
-            lines.append(
-                f"{copies} {held} images are also in {other} ({share:.2%} of {held}, {such_as(f'{held}_in_{other}')}): {harm}"
-            )
+            share, are = copies / splits[held]["images"], "image is" if copies == 1 else "images are"
+            where = f"{share:.2%} of {held}, {such_as(f'{held}_in_{other}')}"
+            lines.append(f"{copies} {held} {are} also in {other} ({where}): {harm}")
     if copied["contradicting"]:
         lines.append(
             f"{copied['contradicting']} images lie in two classes or more ({such_as('contradicting')}): labels contradict"
@@ -178,7 +183,7 @@ def _sizes(record: dict[str, Any]) -> list[str]:
         if few:
             fewest = record["splits"][split]["fewest"]
             lines.append(
-                f"{split}: {len(few)} of {classes} classes have fewer than {least} images ({listed(few)}), the fewest"
+                f"{split}: {len(few)} of {classes} classes {_have(len(few))} fewer than {least} images ({listed(few)}), the fewest"
                 f" '{fewest['class']}' with {fewest['images']}: results for them are chance"
             )
     return lines

@@ -456,7 +456,10 @@ def test_twelve_bits_in_colour_are_told(tmp_path: Path) -> None:
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0))
     (tmp_path / "train/cat/deep.png").write_bytes(png + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
     dataset = loaded(tmp_path, val=2)
-    assert "1 files have 16 bits a channel in colour" in dataset.notes.warnings[0]
+    assert (
+        "16 bits a channel in colour, of which the upper 8 are read, so that values of 12 bits turn black: 1 of 41 files"
+        in dataset.notes.warnings[0]
+    )
     assert dataset.images[dataset.notes.files.index("train/cat/deep.png")].max() == 15
 
 
@@ -466,7 +469,7 @@ def test_several_frames_are_told(tmp_path: Path) -> None:
     photo(1).save(tmp_path / "train/cat/pages.tif", save_all=True, append_images=[photo(2)])
     photo(3).save(tmp_path / "train/cat/still.gif")
     assert loaded(tmp_path, val=2).notes.warnings == (
-        f"2 files hold several images: the first of each is taken (such as {tmp_path / 'train/cat/moving.gif'})",
+        f"several images in a file, of which the first is taken: 2 of 43 files, such as {tmp_path / 'train/cat/moving.gif'}",
     )
 
 

@@ -34,10 +34,10 @@ def check_headers(paths: Sequence[Path], white: float, max_pixels: int, label: s
     animated = [path for path, header in zip(paths, headers, strict=True) if header.animated]
     truncated = [path for path, header in zip(paths, headers, strict=True) if header.truncated_depth]
     warnings = [
-        f"{len(files)} files {what} (such as {files[0]})"
+        f"{what}: {len(files)} of {len(paths)} files, such as {files[0]}"
         for files, what in (
-            (animated, "hold several images: the first of each is taken"),
-            (truncated, "have 16 bits a channel in colour, of which the upper 8 are read: values of 12 bits turn black"),
+            (animated, "several images in a file, of which the first is taken"),
+            (truncated, "16 bits a channel in colour, of which the upper 8 are read, so that values of 12 bits turn black"),
         )
         if files
     ]
