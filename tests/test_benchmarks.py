@@ -238,10 +238,10 @@ def test_sizes_need_the_dump_benchmark(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(40, "40 s"), (119, "119 s"), (150, "2.5 min"), (7199, "120 min"), (36_000, "10 h")]
+    ("seconds", "message"), [(40, "40 s"), (119, "119 s"), (150, "2.5 min"), (7199, "120 min"), (36_000, "10 h")]
 )
-def test_durations(seconds, said):
-    assert sizes.duration(seconds) == said
+def test_durations(seconds, message):
+    assert sizes.duration(seconds) == message
 
 
 # Quoting
@@ -265,7 +265,7 @@ def test_a_quote_replaces_what_stood_between_its_marks_and_nothing_else(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("page", "said"),
+    ("page", "message"),
     [
         ("no marks", "found 0 and 0"),
         (MARKED + MARKED, "found 2 and 2"),
@@ -273,10 +273,10 @@ def test_a_quote_replaces_what_stood_between_its_marks_and_nothing_else(tmp_path
         ("<!-- end t.md -->\n<!-- begin t.md -->\n", "in the wrong order"),
     ],
 )
-def test_marks_that_are_missing_or_double_are_one_line_and_change_nothing(tmp_path, capsys, page, said):
+def test_marks_that_are_missing_or_double_are_one_line_and_change_nothing(tmp_path, capsys, page, message):
     assert quoting(tmp_path, page) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "README.md: needs one line `<!-- begin t.md -->`" in error and said in error
+    assert error.count("\n") == 1 and "README.md: needs one line `<!-- begin t.md -->`" in error and message in error
     assert (tmp_path / "README.md").read_text() == page
 
 

@@ -162,10 +162,10 @@ def test_the_step_equals_plain_loops(evaluated):
         folder = evaluated / "d" / "b" / method / "default" / f"seed{seed}"
         taken = np.load(folder / f"{policy}.exits.npz")["exit"][point]
         branches = [np.load(folder / f"exits{k}.npz") for k in (1, 2, 3)]
-        said = [
+        message = [
             branches[k]["test_prediction"][0][i] if k < 3 else branches[0]["test_backbone"][0][i] for i, k in enumerate(taken)
         ]
-        return [said[i] == branches[0]["test_label"][i] for i in range(80)]
+        return [message[i] == branches[0]["test_label"][i] for i in range(80)]
 
     filled = 0
     for row in found.iter_rows(named=True):
@@ -201,14 +201,14 @@ def test_several_curves_of_ours_are_compared_with_all_others_and_with_one_anothe
     assert there["low"].to_list() == pytest.approx([-value for value in back["high"]])
 
 
-def refused(folder: Path, said: str, ours: dict[str, str] = OURS) -> None:
+def refused(folder: Path, message: str, ours: dict[str, str] = OURS) -> None:
     out = folder / "paired.parquet"
     done = run_calex(
         "compare", "--results", folder, "--points", folder / "points.parquet", "--settings", json.dumps({"ours": [ours]}),
         "--out", out,
     )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.count("\n") == 1 and said in done.stderr, done.stderr
+    assert done.stderr.count("\n") == 1 and message in done.stderr, done.stderr
     assert not out.exists()
 
 

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import polars as pl
 import pytest
-from made_up_points import AUDIT, RUN, TWO, WARNINGS, operating_points, page, paired_with, text_of
+from synthetic_points import AUDIT, RUN, TWO, WARNINGS, operating_points, page, paired_with, text_of
 
 from calex.__main__ import main
 from calex.errors import CalexError
@@ -237,7 +237,7 @@ def test_the_step_writes_five_files_and_leaves_nothing_else(tmp_path, points, re
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (lambda p: b"PAR1 and no more", "points.parquet: damaged (parquet: File out of specification"),
         (lambda p: p.drop("exit_share", "seed"), "has no column 'seed'"),
@@ -251,10 +251,10 @@ def test_the_step_writes_five_files_and_leaves_nothing_else(tmp_path, points, re
         (lambda p: p.with_columns(flops_fraction=pl.lit(float("nan"))), "at flops_fraction nan"),
     ],
 )
-def test_a_bad_table_is_one_line_and_nothing_is_written(tmp_path, capsys, points, spoil, said):
+def test_a_bad_table_is_one_line_and_nothing_is_written(tmp_path, capsys, points, spoil, message):
     assert step(tmp_path, spoil(points)) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "points.parquet" in error and said in error
+    assert error.count("\n") == 1 and "points.parquet" in error and message in error
     assert not (tmp_path / "out").exists()
 
 
@@ -262,7 +262,7 @@ def test_a_table_of_other_differences_is_one_line(tmp_path, capsys, points):
     paired = paired_with(("reference", "cpm_survivors"), points)
     points.write_parquet(tmp_path / "points.parquet")
     (tmp_path / "run.json").write_text("{}")
-    for spoilt, said in (
+    for spoilt, message in (
         (paired.drop("low"), "has no column 'low'"),
         (paired.with_columns(dataset=pl.lit("cinic10")), "is about cinic10, not digits"),
     ):
@@ -270,12 +270,12 @@ def test_a_table_of_other_differences_is_one_line(tmp_path, capsys, points):
         files = [("points", "points.parquet"), ("run", "run.json"), ("paired", "paired.parquet"), ("out", "page.html")]
         assert main(["report", *(part for name, file in files for part in (f"--{name}", str(tmp_path / file)))]) == 2
         error = capsys.readouterr().err
-        assert error.count("\n") == 1 and "paired.parquet" in error and said in error
+        assert error.count("\n") == 1 and "paired.parquet" in error and message in error
         assert not (tmp_path / "page.html").exists()
 
 
 @pytest.mark.parametrize(
-    ("run", "said"),
+    ("run", "message"),
     [
         ("{", "not valid JSON"),
         ("[]", "expected a JSON object"),
@@ -283,10 +283,10 @@ def test_a_table_of_other_differences_is_one_line(tmp_path, capsys, points):
         ('{"warnings": {}}', "'warnings' is not a list"),
     ],
 )
-def test_a_bad_description_is_one_line(tmp_path, capsys, points, run, said):
+def test_a_bad_description_is_one_line(tmp_path, capsys, points, run, message):
     assert step(tmp_path, points, run) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 1 and "run.json" in error and said in error
+    assert error.count("\n") == 1 and "run.json" in error and message in error
 
 
 def test_a_page_must_be_called_a_page(tmp_path, capsys):

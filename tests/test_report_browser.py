@@ -11,8 +11,8 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from made_up_points import TWO, operating_points
-from made_up_points import page as page_of
+from synthetic_points import TWO, operating_points
+from synthetic_points import page as page_of
 
 BROWSER = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium, chromium-browser or google-chrome on PATH")
@@ -89,21 +89,21 @@ def test_singling_out_a_method_and_moving_the_frame(page, tmp_path):
       const ticks = () => [...box.querySelectorAll(".concat_0_group .role-axis-label text")].map((t) => t.textContent);
       const faint = () => box.querySelectorAll('.role-legend-label text:not([opacity="1"])').length;
       const state = () => ({ ticks: ticks(), faint: faint() });
-      const said = { before: state() };
+      const states = { before: state() };
       box.querySelector(".role-legend-label text").dispatchEvent(new MouseEvent("click", { bubbles: true, view: window }));
       await rest(300);
-      said.singled = state();
+      states.singled = state();
       const ground = box.querySelector(".concat_1_group > g > path.background");
       const r = ground.getBoundingClientRect();
       send(ground, "pointerdown", r.x + 0.02 * r.width, r.y + 0.9 * r.height);
       for (const f of [0.1, 0.2, 0.3]) send(window, "pointermove", r.x + f * r.width, r.y + 0.2 * r.height);
       send(window, "pointerup", r.x + 0.3 * r.width, r.y + 0.2 * r.height);
       await rest(300);
-      said.moved = state();
+      states.moved = state();
       document.querySelector("[data-reset]").click();
       await rest(800);
-      said.after = state();
-      document.body.dataset.hand = JSON.stringify(said);
+      states.after = state();
+      document.body.dataset.hand = JSON.stringify(states);
     })();
     </script>"""
     (tmp_path / "report.html").write_text(appended(page, hand), encoding="utf-8")
@@ -111,14 +111,14 @@ def test_singling_out_a_method_and_moving_the_frame(page, tmp_path):
     assert seen.console == []
     found = re.search(r'data-hand="([^"]*)"', seen.document)
     assert found, "the hand did not finish"
-    said = json.loads(unescape(found[1]))
-    assert (said["before"]["faint"], said["singled"]["faint"]) == (0, 1)
-    shares = {when: [float(tick.rstrip("%")) for tick in said[when]["ticks"]] for when in said}
+    states = json.loads(unescape(found[1]))
+    assert (states["before"]["faint"], states["singled"]["faint"]) == (0, 1)
+    shares = {when: [float(tick.rstrip("%")) for tick in states[when]["ticks"]] for when in states}
     assert {30, 60, 90, 100} <= set(shares["before"])
     # The frame covered the cheap third and the middle of the accuracies, and only that is left.
     assert all(20 < share < 60 or 75 < share < 98 for share in shares["moved"]), shares["moved"]
     assert any(80 < share < 90 for share in shares["moved"]), shares["moved"]
-    assert said["after"] == said["before"]
+    assert states["after"] == states["before"]
 
 
 def test_a_page_that_asks_for_a_script_is_caught(tmp_path):

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import polars as pl
 import pytest
-from made_up_points import TWO, operating_points
+from synthetic_points import TWO, operating_points
 
 from calex.pareto import deployable
 from calex.report.chart import chart, picture

@@ -6,7 +6,7 @@ import re
 
 import polars as pl
 import pytest
-from made_up_points import RUN, TWO, operating_points, paired_with, text_of
+from synthetic_points import RUN, TWO, operating_points, paired_with, text_of
 
 from calex.report.build import build
 from calex.report.formatting import interval

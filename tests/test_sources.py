@@ -31,6 +31,12 @@ def test_the_report_knows_its_page_and_nothing_of_the_method() -> None:
     assert not any(part in file for file in files for part in ("heads", "recipes", "calibration", "cascade"))
 
 
+def test_the_page_of_benchmarks_knows_its_template_and_not_the_report() -> None:
+    files = set(sources.of_step("report_benchmarks", {}))
+    assert {"calex/report/benchmarks_page.html", "calex/report/template.html"} <= files
+    assert not files & {"calex/report/page.html", "calex/report/claims.py", "calex/report/tables.py"}
+
+
 def test_no_step_walks_through_the_front_door() -> None:
     for step in (PACKAGE / "steps").glob("[!_]*.py"):
         assert "calex/__main__.py" not in sources.of_step(step.stem, {})
