@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import calex
 from calex import plugins
 from calex.__main__ import VERBS, main
 
@@ -34,6 +35,21 @@ def test_environment_yml_agrees_with_pyproject() -> None:
         name = re.split(r"[<>=]", requirement)[0]
         wanted.add(requirement.replace(name, CONDA_NAMES.get(name, name), 1))
     assert set(yaml.safe_load((REPOSITORY / "environment.yml").read_text())["dependencies"]) == wanted
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    assert yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())["version"] == calex.__version__
+    assert f"\n## {calex.__version__}\n" in (REPOSITORY / "CHANGELOG.md").read_text()
+
+
+def test_a_commit_is_checked_as_a_landing_is() -> None:
+    """Each tool of the quick part of .ci/run, and no other, is a hook."""
+    (repository,) = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = {hook["name"] for hook in repository["hooks"]}
+    script = (REPOSITORY / ".ci/run").read_text()
+    assert hooks == set(re.findall(r"^(ruff check|ruff format|snakefmt|mypy)\b", script, re.MULTILINE))
+    (job,) = yaml.safe_load((REPOSITORY / ".github/workflows/ci.yml").read_text())["jobs"].values()
+    assert job["steps"][-1] == {"run": "bash .ci/run"}
 
 
 def test_every_dependency_has_both_bounds() -> None:
