@@ -127,6 +127,47 @@ def only_in_evaluation(classes):
     return OnlyInEvaluation(classes)
 
 
+def decorated(classes):
+    return Decorated(classes)
+
+
+class Decorated(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.module = plain(classes)
+
+    @torch.compile
+    def forward(self, images):
+        return self.module(images)
+
+
+def lazy(classes):
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
+
+
+def old_weight_norm(classes):
+    network = plain(classes)
+    nn.utils.weight_norm(network[0])
+    return network
+
+
+def scripted(classes):
+    return torch.jit.script(plain(classes))
+
+
+def double(classes):
+    return plain(classes).double()
+
+
+def on_meta(classes):
+    with torch.device("meta"):
+        return plain(classes)
+
+
+def frozen(classes):
+    return plain(classes).requires_grad_(False)
+
+
 def log_softmaxed(classes):
     return nn.Sequential(plain(classes), nn.LogSoftmax(1))
 '''
@@ -143,6 +184,7 @@ WORK = {
     "grey": (["0", "2"], 1),
     "flat": (["map"], 1),
     "log_softmaxed": (["0.0", "0.2"], 3),
+    "decorated": (["module.0", "module.2"], 3),
 }
 TRAINING = {
     "epochs": 1, "batch_size": 8, "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 0.0, "label_smoothing": 0.0, "schedule": "cosine",
@@ -231,6 +273,16 @@ def test_a_wrapped_network_is_trained_measured_and_cached(place: Path, name: str
         ("softmaxed", "grey", "answers with probabilities (rows sum to 1, as after a softmax); end it in logits"),
         ("only_in_evaluation", "grey", "answers with probabilities"),
         ("four_channels", "grey", "its first convolution reads 4 channels, and images have 3, or 1 (grey)"),
+        ("lazy", "grey", "has no weights in 1.weight before images have passed (a lazy module); give that module its sizes"),
+        ("old_weight_norm", "grey", "cannot be copied (RuntimeError: Only Tensors created explicitly by the user"),
+        (
+            "scripted",
+            "grey",
+            "gives a TorchScript program, whose modules cannot be tapped; return the network that it was made of",
+        ),
+        ("double", "grey", "has 0.weight in float64; return it in float32"),
+        ("on_meta", "grey", "has no data in 0.weight (the meta device); build it on the CPU"),
+        ("frozen", "grey", "has no weights that train (requires_grad); bring a checkpoint or let them train"),
         ("grey", "colour", "reads one channel and the images have 3; store them grey (`grey: true` of the source imagefolder)"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 
 from calex import networks
@@ -28,7 +30,7 @@ def build(network: str, stem: str, classes: int) -> nn.Module:
     stem: `imagenet` as published; `cifar` for images of about 32 pixels (ResNets): a 3×3 first convolution
     of stride 1 and no max-pool (He et al. 2016, section 4.2).
     """
-    model = unwrapped(_own(network, classes)) if networks.is_own(network) else _published(network, classes)
+    model = _own(network, classes) if networks.is_own(network) else _published(network, classes)
     if stem == "cifar":
         if not isinstance(model, models.ResNet):
             raise CalexError(f"stem: 'cifar' fits ResNets, not {network}; use stem: imagenet")
@@ -62,7 +64,29 @@ def _own(network: str, classes: int) -> nn.Module:
         ) from None
     if not isinstance(model, nn.Module):
         raise CalexError(f"network: {network} gives a {type(model).__name__}, not a torch.nn.Module; return the network")
+    if not isinstance(model, torch.jit.ScriptModule):
+        model = unwrapped(model)
+    if (fault := unusable(model)) is not None:
+        raise CalexError(f"network: {network} {fault}")
     return model
+
+
+def unusable(model: nn.Module) -> str | None:
+    """Why a module cannot be looked into, copied, trained and saved as others can, and what to do; None if it can."""
+    if isinstance(model, torch.jit.ScriptModule):
+        return "gives a TorchScript program, whose modules cannot be tapped; return the network that it was made of"
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if is_lazy(tensor):
+            return f"has no weights in {name} before images have passed (a lazy module); give that module its sizes"
+        if tensor.is_meta:
+            return f"has no data in {name} (the meta device); build it on the CPU"
+        if isinstance(tensor, nn.Parameter) and tensor.dtype in (torch.float16, torch.bfloat16, torch.float64):
+            return f"has {name} in {str(tensor.dtype).removeprefix('torch.')}; return it in float32, `.float()`, the config chooses the rest"
+    try:
+        copy.deepcopy(model)
+    except Exception as error:  # the user's code: anything can happen
+        return f"cannot be copied ({networks.said(error)}); mend it"
+    return None
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -57,6 +57,8 @@ def run(args: argparse.Namespace) -> None:
     learned = train[splitting.split_head_holdout(dataset.labels[train], chosen["head_holdout"])[0]]
     torch.manual_seed(chosen["seed"])
     model = build.build(network, chosen["stem"], len(dataset.names))
+    if args.checkpoint is None and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise CalexError(f"network: {network} has no weights that train (requires_grad); bring a checkpoint or let them train")
     channels = check_network(model, network, size, len(dataset.names), training=args.checkpoint is None)
     scale = {"size": size, **normalisation(chosen["normalisation"], dataset, learned, channels, network)}
     own_sources = networks.sources(network) if networks.is_own(network) else {}
