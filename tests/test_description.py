@@ -54,8 +54,11 @@ def test_each_warning_is_there_once_with_its_first_place_and_how_many_there_are(
 
 def test_a_run_without_warnings_has_none(results: Path) -> None:
     write(results / "photos/images.json", **AUDIT, classes={}, warnings=[])
-    write(results / "photos/resnet18/backbone.json")
+    write(results / "photos/resnet18/backbone.json", warnings=[])
     assert _description.warnings(results, CONFIG, "photos") == []
+    write(results / "photos/resnet18/backbone.json")
+    with pytest.raises(CalexError, match=r"backbone\.json: holds no 'warnings'"):
+        _description.warnings(results, CONFIG, "photos")
 
 
 def test_the_audit_is_there_with_the_number_of_classes(results: Path) -> None:

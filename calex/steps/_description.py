@@ -62,7 +62,7 @@ def warnings(results: Path, config: dict[str, Any], dataset: str) -> list[dict[s
         places.append((where, results / cascade.folder / file))
     entries: dict[str, dict[str, Any]] = {}
     for where, path in places:
-        for text in read_json(path).get("warnings", []):
+        for text in read_json(path, "warnings")["warnings"]:
             entry = entries.setdefault(text, {"text": text, "where": where, "count": 0})
             entry["count"] += 1
     return list(entries.values())
