@@ -1,6 +1,8 @@
-"""One file a dataset source: `load(resources, **options)` gives images, labels, class names and the fixed split.
+"""One file a dataset source: `load(resources, **options)` returns `calex.images.Images`.
 
-What decoding takes at its peak is a literal `MEMORY_MB`, or a function `memory_mb(**options)` where options decide.
+That is uint8 pixels, labels, class names and the fixed split; its `notes` may add file names, what was left out, and
+warnings, which the audit keeps. `resources` is a folder for downloads. What decoding takes at its peak, in MB, is a literal
+`MEMORY_MB`, or a function `memory_mb(**options)` where options decide.
 """
 
 from __future__ import annotations
