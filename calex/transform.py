@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from calex.errors import CalexError
-
 
 def to_input(images: np.ndarray, size: int, mean: list[float], std: list[float], device: torch.device) -> torch.Tensor:
     """(B, H, W, C) uint8 → (B, channels, size, size) float32: resized bilinearly, grey repeated, normalised per channel.
@@ -22,24 +20,6 @@ def to_input(images: np.ndarray, size: int, mean: list[float], std: list[float],
     centre = torch.tensor(mean, device=device).view(1, -1, 1, 1)
     scale = torch.tensor(std, device=device).view(1, -1, 1, 1)
     return (batch.expand(-1, len(mean), -1, -1) - centre) / scale
-
-
-def check_normalisation(mean: list[float], std: list[float], channels: int) -> tuple[list[float], list[float]]:
-    """A mean and a std for each channel; a single number stands for all of them.
-
-    Raises CalexError for numbers that pixels between 0 and 1 cannot have, such as those of pixels between 0 and 255.
-    """
-    for key, values in (("mean", mean), ("std", std)):
-        if len(values) not in (1, channels):
-            reads = "one channel (grey)" if channels == 1 else f"{channels} channels"
-            raise CalexError(f"normalisation: {key} has {len(values)} numbers and the network reads {reads}; give {channels}")
-        if max(values) > 1:
-            raise CalexError(f"normalisation: {key} {values} is not in units where white is 1; divide numbers of 0..255 by 255")
-        if min(values) < 0 or (key == "std" and min(values) == 0):
-            raise CalexError(
-                f"normalisation: {key} {values} is no {key} of pixels between 0 and 1; give what the weights learnt with"
-            )
-    return [mean[i % len(mean)] for i in range(channels)], [std[i % len(std)] for i in range(channels)]
 
 
 def channel_statistics(images: np.ndarray, channels: int = 3, chunk: int = 1 << 23) -> tuple[list[float], list[float]]:

@@ -25,10 +25,27 @@ CONTAINERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedMode
 
 
 def build(network: str, stem: str, classes: int) -> nn.Module:
-    """A classifier with fresh weights and `classes` outputs: torchvision's by name, or your own `package.module:function`.
+    """A classifier with fresh weights.
 
-    stem: `imagenet` as published; `cifar` for images of about 32 pixels (ResNets): a 3×3 first convolution
-    of stride 1 and no max-pool (He et al. 2016, section 4.2).
+    Parameters
+    ----------
+    network : str
+        torchvision's by name, or a function of the user's, ``package.module:function``.
+    stem : str
+        ``imagenet`` as published; ``cifar`` for images of about 32 pixels (ResNets): a 3×3 first convolution of stride 1
+        and no max-pool (He et al. 2016, section 4.2).
+    classes : int
+        How many outputs it has.
+
+    Returns
+    -------
+    torch.nn.Module
+        (B, channels, H, W) float32 → logits (B, classes), without wrappers such as torch.compile's.
+
+    Raises
+    ------
+    CalexError
+        For an unknown name, and for a function that fails or gives something else.
     """
     model = _own(network, classes) if networks.is_own(network) else _published(network, classes)
     if stem == "cifar":

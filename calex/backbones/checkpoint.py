@@ -55,12 +55,27 @@ class Loaded:
 
 
 def load_checkpoint(model: nn.Module, path: str | Path, key: str | None = None) -> Loaded:
-    """Put a checkpoint's weights into a network.
+    """Put a checkpoint's weights into a network, or leave it as it is.
 
-    key: which of several state dicts in the file, as a path of keys with dots; None takes the usual one.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network, of any weights.
+    path : path-like
+        A .safetensors or torch file.
+    key : str, optional
+        Which of several state dicts in the file, as a path of keys with dots; the usual one where it is not given.
 
-    Raises CalexError for a file that is no checkpoint, and for a tensor that is missing, unknown, of another shape or not
-    finite: what the file holds beside what the network wants.
+    Returns
+    -------
+    Loaded
+        What else the file holds.
+
+    Raises
+    ------
+    CalexError
+        For a file that is no checkpoint, and for a tensor that is missing, unknown, of another shape or not finite: with
+        what the file holds beside what the network wants.
     """
     content = formats.read(path)
     states = list(state_dicts(content))
@@ -84,9 +99,9 @@ def load_checkpoint(model: nn.Module, path: str | Path, key: str | None = None) 
         closest = max(candidates, key=lambda one: (len(one.match.names), len(one.state)))
         raise CalexError(f"{path}: does not fit the network: {refusal(closest, wanted)}")
     weights = {name: chosen.state[source] for name, source in chosen.match.names.items()}
-    strange = next((name for name, tensor in weights.items() if not torch.isfinite(tensor).all()), None)
-    if strange is not None:
-        raise CalexError(f"{path}: {strange} holds values that are not finite; bring another checkpoint")
+    wrong = next((name for name, tensor in weights.items() if not torch.isfinite(tensor).all()), None)
+    if wrong is not None:
+        raise CalexError(f"{path}: {wrong} holds values that are not finite; bring another checkpoint")
     model.load_state_dict(weights, strict=False)  # of what may be missing, only a counter is
     explained = {(one.path, name) for one in fitting for name in one.match.names.values()}
     return Loaded(
@@ -126,13 +141,13 @@ def refusal(closest: Candidate, wanted: Mapping[str, tuple[int, ...]]) -> str:
     faults = [f"{name} is missing" for name in match.missing]
     faults += [f"{name} is not in the network" for name in match.unknown]
     faults += [f"{name} is {held[match.names[name]]}, not {wanted[name]}" for name in match.misfits]
-    told = "; ".join(faults[:3]) + (f" and {len(faults) - 3} more" if len(faults) > 3 else "")
+    reasons = "; ".join(faults[:3]) + (f" and {len(faults) - 3} more" if len(faults) > 3 else "")
     pairs = [(held[match.names[name]], wanted[name]) for name in match.misfits]
     outputs = {(there[0], here[0]) for there, here in pairs if there and here and there[1:] == here[1:]}
     if len(match.misfits) == len(faults) and len(outputs) == 1 and all(there[1:] == here[1:] for there, here in pairs):
         there, here = outputs.pop()
-        return f"{told}; it tells {there} classes apart and the dataset has {here}: fine-tune it on the dataset first"
+        return f"{reasons}; it tells {there} classes apart and the dataset has {here}: fine-tune it on the dataset first"
     if any("pos_embed" in name or "position" in name for name in match.misfits):
-        told += "; its position embeddings are for another size of images: set the input_size that it was trained at"
+        reasons += "; its position embeddings are for another size of images: set the input_size that it was trained at"
     place = f" under '{closest.key}'" if closest.key else ""
-    return f"{told}; the file holds{place} {_listed(held)}; the network wants {_listed(wanted)}"
+    return f"{reasons}; the file holds{place} {_listed(held)}; the network wants {_listed(wanted)}"

@@ -69,16 +69,16 @@ def suspects(names: list[str], chosen: dict[str, Any], others: list[str], transf
     measured = (
         " as measured on the training images, not what the weights were trained with" if not chosen["normalisation"] else ""
     )
-    found = [
+    likely = [
         accuracy.doubtful_order(names),
         f"normalisation, here {{mean: {_rounded(transform['mean'])}, std: {_rounded(transform['std'])}}}{measured}",
         f"input_size, here {transform['size']}",
     ]
     if others:
-        found.append(f"other weights in the same file (checkpoint_key: {', '.join(others)})")
+        likely.append(f"other weights in the same file (checkpoint_key: {', '.join(others)})")
     if "train" not in chosen["trained_on"]:
-        found.append(f"trained_on, {chosen['trained_on']}: it may never have seen such images")
-    return found
+        likely.append(f"trained_on, {chosen['trained_on']}: it may never have seen such images")
+    return likely
 
 
 def _other_normalisation(

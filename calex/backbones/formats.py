@@ -127,21 +127,21 @@ def _torch(path: Path, pickle: Callable[[], IO[bytes]]) -> Any:
     except (RuntimeError, ValueError, EOFError, OSError) as error:
         raise _damaged(path, error) from None
     except Exception as error:  # pickle's errors have no common base
-        told = re.search(r"GLOBAL (\S+)", str(error))
-        raise _forbidden(path, told[1] if told else None, pickle) from None
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        raise _forbidden(path, named[1] if named else None, pickle) from None
 
 
 def _forbidden(path: Path, kind: str | None, pickle: Callable[[], IO[bytes]]) -> CalexError:
     """What to say of a pickle that holds more than tensors and plain values, of which torch named the first kind."""
     named, texts = _inventory(pickle)
-    strange = [name for name in named if not name.startswith(PLAIN)]
+    foreign = [name for name in named if not name.startswith(PLAIN)]
     modules = [name for name in named if name.startswith("torch.nn.modules.")]
     if modules:
-        what = f"a whole pickled network ({(strange or modules)[0]})"
+        what = f"a whole pickled network ({(foreign or modules)[0]})"
         key = _first(("model", "net", "network", "ema"), texts)
         part = f"[{key!r}].state_dict()" if key else ".state_dict()"
-    elif kind or strange:
-        what = f"it holds {kind or strange[0]}, which is not loaded because reading it can run code"
+    elif kind or foreign:
+        what = f"it holds {kind or foreign[0]}, which is not loaded because reading it can run code"
         key = _first(("state_dict", "model", "model_state_dict", "net", "ema"), texts)
         part = f"[{key!r}]" if key else ""
     else:

@@ -60,11 +60,11 @@ def matches(theirs: Shapes, ours: Shapes) -> list[Match]:
         there, here = _spelled(theirs, spelling), _spelled(ours, spelling)
         if there is None or here is None:
             continue
-        found = list(_with_prefixes(there, here, theirs, ours))
-        complete = [match for match in found if match.complete]
+        readings = list(_with_prefixes(there, here, theirs, ours))
+        complete = [match for match in readings if match.complete]
         if complete:
             return complete
-        closest += found
+        closest += readings
     best = max(closest, key=lambda match: len(match.names), default=None)
     if best is None:
         return []
@@ -91,12 +91,12 @@ def _with_prefixes(there: dict[str, str], here: dict[str, str], theirs: Shapes, 
         counts.update((prefix, own) for name in there for prefix, rest in (("", name), *_suffixes(name)) if rest in rests)
     names = {pair: _names(there, here, *pair) for pair in [("", ""), *(pair for pair, _ in counts.most_common())]}
     whole = {
-        pair: found for pair, found in names.items() if all(name in found or name.endswith(OPTIONAL) for name in here.values())
+        pair: pairs for pair, pairs in names.items() if all(name in pairs or name.endswith(OPTIONAL) for name in here.values())
     }
-    explained = {name for found in whole.values() for name in found.values()}
+    explained = {name for pairs in whole.values() for name in pairs.values()}
     modules = {name.split(".")[0] for name in here}
-    for (prefix, _), found in (whole or names).items():
-        used, left_out, unknown = set(found.values()), list[str](), list[str]()
+    for (prefix, _), pairs in (whole or names).items():
+        used, left_out, unknown = set(pairs.values()), list[str](), list[str]()
         for spelled, name in there.items():
             word = spelled.removeprefix(prefix).split(".")[0]
             if name in used or spelled.rsplit(".", 1)[-1] in COUNTERS:
@@ -105,11 +105,11 @@ def _with_prefixes(there: dict[str, str], here: dict[str, str], theirs: Shapes, 
             (left_out if elsewhere or (TRAINING_ONLY.search(word) and word not in modules) else unknown).append(name)
         yield Match(
             prefix=prefix.removesuffix("."),
-            names=found,
+            names=pairs,
             left_out=left_out,
-            missing=[name for name in ours if name not in found and not name.endswith(OPTIONAL)],
+            missing=[name for name in ours if name not in pairs and not name.endswith(OPTIONAL)],
             unknown=unknown,
-            misfits=[name for name, source in found.items() if tuple(theirs[source]) != tuple(ours[name])],
+            misfits=[name for name, source in pairs.items() if tuple(theirs[source]) != tuple(ours[name])],
         )
 
 

@@ -37,19 +37,19 @@ def _whole(value: Any) -> bool:
 
 
 def sizes(content: Any) -> list[tuple[str, int]]:
-    """(key, pixels) of each size of images that is told: 224, or the last of (3, 224, 224)."""
-    told = []
+    """(key, pixels) for each size of images in a checkpoint: 224, or the last of (3, 224, 224)."""
+    pairs = []
     for key, value in entries(content):
         if key in SIZES:
             last = value[-1] if isinstance(value, list | tuple) and value else value
             if _whole(last) and last > 0:
-                told.append((key, last))
-    return told
+                pairs.append((key, last))
+    return pairs
 
 
 def class_orders(content: Any) -> list[tuple[str, list[str]]]:
-    """(key, names in the order of the outputs) of each list or mapping of classes that is told."""
-    told = []
+    """(key, names in the order of the outputs) for each list or mapping of classes in a checkpoint."""
+    orders = []
     for key, value in entries(content):
         if key not in CLASSES:
             continue
@@ -61,8 +61,8 @@ def class_orders(content: Any) -> list[tuple[str, list[str]]]:
             names = [value[number] for number in sorted(value, key=int)]
         else:
             continue
-        told.append((key, [str(name) for name in names]))
-    return told
+        orders.append((key, [str(name) for name in names]))
+    return orders
 
 
 def check_classes(content: Any, names: Sequence[str], where: str) -> None:
@@ -76,11 +76,11 @@ def check_classes(content: Any, names: Sequence[str], where: str) -> None:
 
 
 def check_size(content: Any, size: int) -> list[str]:
-    """A warning, if the sizes that a checkpoint tells are all others than `input_size`."""
-    told = sizes(content)
-    if not told or size in (pixels for _, pixels in told):
+    """A warning, if a checkpoint names sizes of images and `size`, the config's, is none of them."""
+    pairs = sizes(content)
+    if not pairs or size in (pixels for _, pixels in pairs):
         return []
-    key, pixels = told[0]
+    key, pixels = pairs[0]
     return [f"the checkpoint says {key}: {pixels}, and input_size is {size}; set it to what the weights were trained at"]
 
 

@@ -17,22 +17,22 @@ def _object(**properties: Any) -> dict[str, Any]:
     return {"type": "object", "required": list(properties), "properties": properties}
 
 
-ABOUT = _object(
+BACKBONE = _object(
     network=_TEXT, stem=_TEXT, classes=_COUNT, dataset=_TEXT, fingerprint=_TEXT,
     transform=_object(size=_COUNT, mean=_CHANNELS, std=_CHANNELS), augment=_object(shift=_COUNT, flip={"type": "boolean"}),
     head_holdout={"type": "number"},
 )  # fmt: skip
-MEASURED = _object(
+TAPS = _object(
     network=_TEXT, stem=_TEXT, input_size=_COUNT, flops=_COUNT, pool={"type": ["integer", "null"], "minimum": 1},
     taps={"type": "array", "minItems": 1, "items": _object(name=_TEXT, flops=_COUNT, shape=_SHAPE)},
 )  # fmt: skip
 
 
-def read_about(weights: str | Path) -> dict[str, Any]:
+def read_backbone_record(weights: str | Path) -> dict[str, Any]:
     """The backbone.json beside its weights."""
-    return read_record(Path(weights).with_suffix(".json"), ABOUT, "train-backbone")
+    return read_record(Path(weights).with_suffix(".json"), BACKBONE, "train-backbone")
 
 
-def read_measured(path: str | Path) -> dict[str, Any]:
+def read_taps_record(path: str | Path) -> dict[str, Any]:
     """A taps.json."""
-    return read_record(path, MEASURED, "measure-taps")
+    return read_record(path, TAPS, "measure-taps")

@@ -49,7 +49,26 @@ def tapping(
 ) -> Iterator[list[torch.Tensor]]:
     """Inside the block, each forward pass leaves the pooled outputs of the taps in the yielded list, in order.
 
-    dtype: what they are left in; None as they are computed.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network, on any device.
+    taps : sequence of str
+        Names of its modules.
+    pool : int or None
+        Maps are averaged to at most pool×pool cells; None keeps them whole.
+    dtype : torch.dtype, optional
+        What the outputs are left in; as they are computed where it is not given.
+
+    Yields
+    ------
+    list of torch.Tensor
+        (B, C, H, W) for each tap, of the last forward pass.
+
+    Raises
+    ------
+    CalexError
+        For a name that the network does not have, with those that it has.
     """
     outputs: list[torch.Tensor] = [torch.empty(0)] * len(taps)
 
@@ -73,9 +92,34 @@ def tapping(
 def measure_taps(
     model: nn.Module, taps: Sequence[str], input_size: int, pool: int | None, network: str | None = None, channels: int = 3
 ) -> tuple[list[Tap], int]:
-    """The taps with shapes and cumulative FLOPs of one image, and the whole network's FLOPs.
+    """What stands at the taps and what has been spent by then, for one image.
 
-    Raises CalexError for a tap that is no map (B, C, H, W), is not reached exactly once, or is out of order.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network, on the CPU or the meta device.
+    taps : sequence of str
+        Names of its modules, in the order in which a forward pass reaches them.
+    input_size : int
+        Side of the images, in pixels.
+    pool : int or None
+        See `tapping`.
+    network : str, optional
+        What errors call the network; its class where it is not given.
+    channels : int
+        Of the images.
+
+    Returns
+    -------
+    list of Tap
+        With shapes and cumulative FLOPs.
+    int
+        FLOPs of the whole network.
+
+    Raises
+    ------
+    CalexError
+        For a tap that is no map (B, C, H, W), is not reached exactly once, or is out of order.
     """
     if len(set(taps)) < len(taps):
         raise CalexError(f"taps: {', '.join(taps)} names one twice; list each once")

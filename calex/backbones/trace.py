@@ -47,11 +47,36 @@ def modules_of(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
 def trace(
     model: nn.Module, modules: Sequence[str], input_size: int, network: str | None = None, channels: int = 3
 ) -> tuple[list[ModuleOutput], int]:
-    """What the named modules give, in the order of the pass, and the FLOPs of the whole network, for one image.
+    """What modules give for one image, in the order of the pass, and what it costs.
 
-    Counted by torch on shapes alone (the meta device): convolutions and linear layers, a multiply-add is two. Maps
-    with their channels last are told by a second pass, of two images of twice the size, in which channels stay as many;
-    where the network reads one size only, by not being square. `network` is what errors call it.
+    FLOPs are counted by torch on shapes alone (the meta device): convolutions and linear layers, a multiply-add is two. Maps
+    with their channels last are recognised by a second pass, of two images of twice the size, in which channels stay as
+    many; where the network reads one size only, by not being square.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network; it is copied, and stays as it is.
+    modules : sequence of str
+        Names of its modules.
+    input_size : int
+        Side of the image, in pixels.
+    network : str, optional
+        What errors call the network; its class where it is not given.
+    channels : int
+        Of the image.
+
+    Returns
+    -------
+    list of ModuleOutput
+        One for each time that a module gave its output.
+    int
+        FLOPs of the whole network.
+
+    Raises
+    ------
+    CalexError
+        For a name that the network does not have, and for a network that fails.
     """
     once, flops, _ = _run(model, modules, (1, channels, input_size, input_size), network or type(model).__name__)
     twice: dict[str, tuple[int, ...]] = {}
@@ -133,9 +158,30 @@ def input_channels(model: nn.Module, network: str, input_size: int) -> int:
 
 
 def check_network(model: nn.Module, network: str, input_size: int, classes: int, training: bool = False) -> int:
-    """See that a network reads images of this size and answers with logits; `network` is what errors call it.
+    """See that a network reads images of a size and answers with logits.
 
-    For training, auxiliary logits may follow the first (GoogLeNet, Inception). Returns how many channels it reads, 3 or 1.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        The network; it is copied, and stays as it is.
+    network : str
+        What errors call it.
+    input_size : int
+        Side of the images, in pixels.
+    classes : int
+        How many logits it has to give.
+    training : bool
+        Whether it is to be trained: then auxiliary logits may follow the first (GoogLeNet, Inception).
+
+    Returns
+    -------
+    int
+        How many channels it reads, 3 or 1.
+
+    Raises
+    ------
+    CalexError
+        For a network that fails, and for one that gives something else, probabilities too.
     """
     channels, batch = input_channels(model, network, input_size), 2
     for mode in (False, True) if training else (False,):

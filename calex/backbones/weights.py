@@ -16,9 +16,9 @@ from calex.files import replacing
 def write_weights(path: Path, model: nn.Module) -> None:
     """A network's parameters and buffers as .safetensors, whole or not at all."""
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    strange = next((name for name, tensor in weights.items() if not torch.isfinite(tensor).all()), None)
-    if strange is not None:
-        raise CalexError(f"{path}: {strange} is not finite; lower training.learning_rate, or set training.compute: float32")
+    wrong = next((name for name, tensor in weights.items() if not torch.isfinite(tensor).all()), None)
+    if wrong is not None:
+        raise CalexError(f"{path}: {wrong} is not finite; lower training.learning_rate, or set training.compute: float32")
     with replacing(path) as partial:
         partial.write_bytes(save(weights))  # `save_file` would let nobody else read it
 

@@ -15,7 +15,7 @@ import zarr
 
 from calex import __version__, devices, images, networks, settings, splitting, transform
 from calex.backbones import build, taps
-from calex.backbones.records import read_about, read_measured
+from calex.backbones.records import read_backbone_record, read_taps_record
 from calex.backbones.weights import read_weights
 from calex.errors import CalexError
 from calex.features import forward as forwarding
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     chosen = args.settings
     device = devices.claim(args.device, args.threads)
     dataset = images.load(args.dataset)
-    about, measured = read_about(args.backbone), read_measured(args.taps)
+    about, measured = read_backbone_record(args.backbone), read_taps_record(args.taps)
     if about["dataset"] != dataset.fingerprint:
         raise CalexError(f"{args.backbone}: trained on another version of {args.dataset}; rerun train-backbone")
     if about["fingerprint"] != sha256(args.backbone.read_bytes()):

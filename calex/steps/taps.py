@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import math
 
-from calex import stages
+from calex.backbones import proposal
 from calex.backbones.build import build, parameters
 from calex.backbones.trace import check_network
 from calex.errors import CalexError
@@ -35,10 +35,10 @@ def run(args: argparse.Namespace) -> None:
             raise CalexError(f"{flag}: {value} is too small; give {least} or more")
     model = build(args.network, args.stem, args.classes)
     channels = check_network(model, args.network, size, args.classes)
-    taps, flops = stages.candidates(model, size, args.pool or None, args.network, channels)
-    proposed = stages.proposal(taps, flops)
+    taps, flops = proposal.candidates(model, size, args.pool or None, args.network, channels)
+    proposed = proposal.propose(taps, flops)
     print(f"{args.network}, {args.stem} stem, {size} px: {flops / 1e6:.1f} MFLOPs, {parameters(model) / 1e6:.2f} M parameters")
-    shown = [tap for tap in taps if args.all or stages.depth(tap.name) <= DEPTH or tap in proposed]
+    shown = [tap for tap in taps if args.all or proposal.depth(tap.name) <= DEPTH or tap in proposed]
     width = max([len(tap.name) for tap in shown] + [8])
     print(f"\n  {'tap':<{width}}  {'map':>16}  {'pooled':>14}  {'bytes/image':>11}  {'FLOPs':>6}")
     for tap in shown:

@@ -20,6 +20,7 @@ import torch
 from calex import devices, flops, images, networks, settings, splitting, training, transform
 from calex.backbones import build, diagnosis, metadata
 from calex.backbones.checkpoint import Loaded, load_checkpoint
+from calex.backbones.normalisation import normalisation
 from calex.backbones.trace import check_network
 from calex.backbones.weights import write_weights
 from calex.errors import CalexError
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     if args.checkpoint is None and not any(parameter.requires_grad for parameter in model.parameters()):
         raise CalexError(f"network: {network} has no weights that train (requires_grad); bring a checkpoint or let them train")
     channels = check_network(model, network, size, len(dataset.names), training=args.checkpoint is None)
-    scale = {"size": size, **normalisation(chosen["normalisation"], dataset, learned, channels, network)}
+    scale = {"size": size, **normalisation(chosen["normalisation"], dataset.images[learned], channels, network)}
     own_sources = networks.sources(network) if networks.is_own(network) else {}
 
     with locked(guard_of(args.out), "training of this backbone"):
@@ -118,39 +119,23 @@ def run(args: argparse.Namespace) -> None:
             stale.unlink(missing_ok=True)
 
 
-def normalisation(
-    given: dict[str, list[float]] | None, dataset: images.Images, learned: np.ndarray, channels: int, network: str
-) -> dict[str, list[float]]:
-    """Mean and std of each channel that the network reads: those of the config, or of the images that it learns from."""
-    if channels < dataset.images.shape[3]:
-        raise CalexError(
-            f"network: {network} reads one channel and the images have {dataset.images.shape[3]}; store them grey "
-            "(`grey: true` of the source imagefolder) or bring a network of three"
-        )
-    if given:
-        mean, std = transform.check_normalisation(given["mean"], given["std"], channels)
-    else:
-        mean, std = transform.channel_statistics(dataset.images[learned], channels)
-    return {"mean": mean, "std": std}
-
-
 def checkpoint_warnings(loaded: Loaded, chosen: dict[str, Any]) -> list[str]:
     """What is worth knowing of a checkpoint before it has answered a single image."""
-    found = [
+    warnings = [
         f"the checkpoint was trained on {split} images; what is chosen or reported on them will flatter"
         for split in ("val", "test")
         if split in chosen["trained_on"]
     ]
     if loaded.others and chosen.get("checkpoint_key") is None:
         taken = f"'{loaded.key}' was taken" if loaded.key else "the first was taken"
-        found.append(
+        warnings.append(
             f"the checkpoint holds several weights of this network: {taken}, and there is {', '.join(loaded.others)}; "
             "checkpoint_key chooses"
         )
     if loaded.left_out:
         first = ", ".join(loaded.left_out[:3]) + (", …" if len(loaded.left_out) > 3 else "")
-        found.append(f"{len(loaded.left_out)} tensors of the checkpoint are no part of the network and left out: {first}")
-    return found + metadata.check_size(loaded.content, chosen["input_size"])
+        warnings.append(f"{len(loaded.left_out)} tensors of the checkpoint are no part of the network and left out: {first}")
+    return warnings + metadata.check_size(loaded.content, chosen["input_size"])
 
 
 def fingerprint(

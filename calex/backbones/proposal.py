@@ -39,7 +39,7 @@ def ends_a_stage(taps: Sequence[Tap], position: int) -> bool:
     return following is None or following.full_shape[1:] < tap.full_shape[1:]
 
 
-def proposal(taps: Sequence[Tap], flops: int, targets: Sequence[float] = TARGETS) -> list[Tap]:
+def propose(taps: Sequence[Tap], flops: int, targets: Sequence[float] = TARGETS) -> list[Tap]:
     """One tap a target, in the order of the pass: near its share of FLOPs, better a stage's end with a short name.
 
     Of all such choices of different FLOPs the one of the least total cost; empty when there are too few to choose from.

@@ -10,8 +10,8 @@ from conftest import examples
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from calex import stages
 from calex.__main__ import main
+from calex.backbones import proposal
 from calex.backbones.build import build
 from calex.backbones.taps import Tap
 
@@ -32,30 +32,30 @@ def tap(name: str, side: int, flops: int) -> Tap:
 )
 def test_stages_are_proposed(network, stem, size, expected):
     model = build(network, stem, 10)
-    taps, flops = stages.candidates(model, size, 8, network)
-    assert [found.name for found in stages.proposal(taps, flops)] == expected
+    taps, flops = proposal.candidates(model, size, 8, network)
+    assert [tap.name for tap in proposal.propose(taps, flops)] == expected
 
 
 def test_what_is_reached_twice_or_gives_no_map_is_not_listed():
-    taps, _ = stages.candidates(build("resnet18", "cifar", 10), 32, 8, "resnet18")
-    names = [found.name for found in taps]
+    taps, _ = proposal.candidates(build("resnet18", "cifar", 10), 32, 8, "resnet18")
+    names = [tap.name for tap in taps]
     assert {"conv1", "relu", "layer1", "layer1.0", "layer1.0.conv1", "avgpool"} <= set(names)
     assert "fc" not in names and "layer1.0.relu" not in names
 
 
 def test_the_end_of_a_stage_is_the_last_of_its_resolution_among_its_like():
     taps = [tap("a", 8, 10), tap("b.0", 4, 20), tap("b.1", 4, 30), tap("b", 4, 30), tap("c.0", 2, 40), tap("c", 2, 50)]
-    ends = [found.name for k, found in enumerate(taps) if stages.ends_a_stage(taps, k)]
+    ends = [one.name for k, one in enumerate(taps) if proposal.ends_a_stage(taps, k)]
     # b.1 is followed by b, of the same resolution; c.0 by c.
     assert ends == ["a", "b", "c"]
 
 
 def cost_by_hand(taps, flops, chosen):
-    shallowest = min(stages.depth(one.name) for one in taps if 0.05 <= one.flops / flops <= 0.95)
+    shallowest = min(proposal.depth(one.name) for one in taps if 0.05 <= one.flops / flops <= 0.95)
     total = 0.0
-    for k, target in zip(chosen, stages.TARGETS, strict=True):
-        total += abs(taps[k].flops / flops - target) + 0.1 * (stages.depth(taps[k].name) - shallowest)
-        total += 0.1 * (not stages.ends_a_stage(taps, k))
+    for k, target in zip(chosen, proposal.TARGETS, strict=True):
+        total += abs(taps[k].flops / flops - target) + 0.1 * (proposal.depth(taps[k].name) - shallowest)
+        total += 0.1 * (not proposal.ends_a_stage(taps, k))
     return total
 
 
@@ -72,7 +72,7 @@ def test_no_other_three_are_nearer(drawn):
     allowed = [
         three for three in itertools.combinations(sensible, 3) if len({taps[k].flops for k in three}) == 3
     ]  # the same FLOPs: the same map under two names
-    found = stages.proposal(taps, flops)
+    found = proposal.propose(taps, flops)
     if not found:
         assert allowed == []
         return
@@ -83,7 +83,7 @@ def test_no_other_three_are_nearer(drawn):
 
 def test_hundreds_of_modules_are_no_burden():
     taps = [tap(f"m{k}", 8, k // 2) for k in range(2000)]
-    found = stages.proposal(taps, 1000)
+    found = proposal.propose(taps, 1000)
     assert [one.flops for one in found] == [250, 500, 750]
 
 
