@@ -57,7 +57,7 @@ def test_the_claims_are_counts_and_one_sentence(points):
     ]
     assert lines[i + 6].startswith(
         "Ahead in 1 of 5 comparisons, undecided in 3, behind in 1 (95% intervals over 400 test images, not corrected for their "
-        "number: 0.25 would exclude 0 by chance); mean gain over the rivals −"
+        "number: without any difference 0.25 would exclude 0 by chance); mean gain over the rivals −"
     )
     assert re.search(
         r"; between \d\d% and 70% of the FLOPs the order of the curves is not the same for every seed \(first: ", lines[i + 6]

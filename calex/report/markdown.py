@@ -95,7 +95,7 @@ def summary(claims: Claims) -> str:
     parts = [
         f"Ahead in {c.count('ahead')} of {counted(total, 'comparison')}, undecided in {c.count('undecided')}, behind in "
         f"{c.count('behind')} (95% intervals over {counted(c.images, 'test image')}, not corrected for their number: "
-        f"{0.05 * total:.2g} would exclude 0 by chance)"
+        f"without any difference {0.05 * total:.2g} would exclude 0 by chance)"
     ]
     if gain := gain_clause(claims.gains):
         of = len(claims.gains.comparable)
