@@ -131,7 +131,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.manual_seed(0)
         torch.save(build("brought_net:net", "imagenet", 2).state_dict(), folder / "brought.pt")
         settings = json.dumps(SETTINGS | {"network": "brought_net:net", "stem": "imagenet"})
-        brought = ["--checkpoint", "brought.pt", "--out", "backbone.safetensors", "--device", "cpu"]
+        brought = ["--checkpoint", "brought.pt", "--out", "backbone.safetensors", "--device", "cpu", "--threads", "1"]
         assert main(["train-backbone", "--dataset", "images.npz", "--settings", settings, *brought]) == 0
         assert measure_taps("imagenet", 8) == 0
     return folder
@@ -152,7 +152,9 @@ def copied(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 def cache(dataset: str = "images.npz") -> int:
     arguments = ["--dataset", dataset, "--backbone", "backbone.safetensors", "--taps", "taps.json", "--split", "val"]
-    return main(["cache-features", *arguments, "--settings", json.dumps(DUMP), "--device", "cpu", "--out", "features"])
+    return main(
+        ["cache-features", *arguments, "--settings", json.dumps(DUMP), "--device", "cpu", "--threads", "1", "--out", "features"]
+    )
 
 
 def refused(capsys: pytest.CaptureFixture[str], dataset: str = "images.npz") -> str:
@@ -222,7 +224,7 @@ def test_records_that_hold_something_else_are_one_line(copied, capsys, file, con
 def test_a_head_of_a_thousand_classes_is_to_be_fine_tuned_first(copied, capsys) -> None:
     torch.save(build("brought_net:net", "imagenet", 1000).state_dict(), "wide.pt")
     settings = json.dumps(SETTINGS | {"network": "brought_net:net", "stem": "imagenet"})
-    brought = ["--checkpoint", "wide.pt", "--out", "new/backbone.safetensors", "--device", "cpu"]
+    brought = ["--checkpoint", "wide.pt", "--out", "new/backbone.safetensors", "--device", "cpu", "--threads", "1"]
     capsys.readouterr()
     assert main(["train-backbone", "--dataset", "images.npz", "--settings", settings, *brought]) == 2
     assert (
@@ -246,7 +248,7 @@ def test_a_checkpoint_with_a_weight_that_is_no_number_is_refused(copied, capsys)
     weights["4.bias"][1] = float("nan")
     torch.save(weights, "nan.pt")
     settings = json.dumps(SETTINGS | {"network": "brought_net:net", "stem": "imagenet"})
-    arguments = ["--checkpoint", "nan.pt", "--out", "new/backbone.safetensors", "--device", "cpu"]
+    arguments = ["--checkpoint", "nan.pt", "--out", "new/backbone.safetensors", "--device", "cpu", "--threads", "1"]
     capsys.readouterr()
     assert main(["train-backbone", "--dataset", "images.npz", "--settings", settings, *arguments]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
@@ -258,7 +260,7 @@ def bring_own(capsys, content: object, dataset: str = "images.npz", **changed: o
     """The exit code and the words of train-backbone with a checkpoint of the small network."""
     torch.save(content, "own.pt")
     settings = json.dumps(SETTINGS | {"network": "brought_net:net", "stem": "imagenet", "trained_on": ["train"]} | changed)
-    arguments = ["--checkpoint", "own.pt", "--out", "own/backbone.safetensors", "--device", "cpu"]
+    arguments = ["--checkpoint", "own.pt", "--out", "own/backbone.safetensors", "--device", "cpu", "--threads", "1"]
     capsys.readouterr()
     code = main(["train-backbone", "--dataset", dataset, "--settings", settings, *arguments])
     return code, capsys.readouterr().err
