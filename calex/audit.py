@@ -54,7 +54,7 @@ def audit(dataset: Images) -> dict[str, Any]:
 
 
 def _splits(dataset: Images, counts: np.ndarray) -> dict[str, dict[str, Any]]:
-    """counts: (3, C) int64 images of each class in each split."""
+    """Return each split's entry; counts (3, C) int64 are the images of each class in each split."""
     values = dataset.images.reshape(len(dataset.images), -1)
     brightest, darkest = values.max(axis=1), values.min(axis=1)
     entries = {}
@@ -114,7 +114,7 @@ def identical(dataset: Images) -> dict[str, Any]:
 
 
 def _named(dataset: Images, one: np.ndarray, other: np.ndarray) -> list[list[str]]:
-    """Some pairs of images, by name."""
+    """Name some pairs of images."""
     files = dataset.notes.files
     return [
         [files[image] if files else f"image {image}" for image in pair]

@@ -120,7 +120,7 @@ Parts = tuple[np.ndarray, np.ndarray]  # the positions that remain, and those th
 
 
 def _stratified(labels: np.ndarray, share: int | float, seed: int) -> Parts | None:
-    """Two parts with every class in proportion; None where that is impossible."""
+    """Divide into two parts with every class in proportion; None where that is impossible."""
     from sklearn.model_selection import train_test_split  # here, because sklearn takes a second to import
 
     try:
@@ -131,12 +131,12 @@ def _stratified(labels: np.ndarray, share: int | float, seed: int) -> Parts | No
 
 
 def _covers(labels: np.ndarray, parts: Parts) -> bool:
-    """Has every class an image in both parts?"""
+    """Tell whether every class has an image in both parts."""
     return all(len(np.unique(labels[part])) == len(np.unique(labels)) for part in parts)
 
 
 def _obstacle(labels: np.ndarray, share: int | float, seed: int, names: Sequence[str] | None, key: str) -> str:
-    """Why a share cannot be held out, and what would work: the end of an error."""
+    """Say why a share cannot be held out, and what would work: the end of an error."""
     present, counts = np.unique(labels, return_counts=True)
     named = [f"'{names[label]}'" if names is not None else f"'{label}'" for label in present]
     single = [name for name, count in zip(named, counts, strict=True) if count < 2]
@@ -155,7 +155,7 @@ def _obstacle(labels: np.ndarray, share: int | float, seed: int, names: Sequence
 
 
 def _least(labels: np.ndarray, seed: int) -> int | None:
-    """The least number of images that can be held out with every class in both parts, by bisection; None if there is none."""
+    """Find by bisection the least number of images to hold out with every class in both parts; None if there is none."""
 
     def works(number: int) -> bool:
         parts = _stratified(labels, number, seed)

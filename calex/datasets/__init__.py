@@ -15,7 +15,7 @@ MEMORY_MB = 4000  # of a source that says nothing
 
 
 def memory_mb(source: dict[str, Any]) -> int:
-    """What decoding a source takes at its peak, in MB: what a job must ask for. `source` is its completed block."""
+    """Return what decoding a source takes at its peak, in MB, which its job must ask for; `source` is its completed block."""
     declared = plugins.constants(plugins.source("datasets", source["name"])).get("MEMORY_MB")
     if declared is not None:
         return int(declared)

@@ -31,7 +31,7 @@ class Archive:
 
 
 def find(archive: Archive, resources: Path, folder: str | None, landmark: str, md5: str | None = None) -> Path:
-    """Where to read: the verified .tar.gz, or a folder with the extracted files.
+    """Find where to read: the verified .tar.gz, or a folder with the extracted files.
 
     folder: None downloads into `resources` what is not there yet. Else it is the archive, a folder that holds it, or
     one that holds its extracted files (found by `landmark`, the name of one of them). md5: the checksum that an archive must
@@ -55,7 +55,7 @@ def find(archive: Archive, resources: Path, folder: str | None, landmark: str, m
 
 
 def existing_path(folder: str) -> Path:
-    """A path that a config gives; an error if it leads nowhere."""
+    """Return the path that a config gives, if it leads anywhere."""
     path = Path(folder).expanduser()
     if not path.exists():
         raise CalexError(f"{path}: no such folder; mend `folder` (relative paths begin where the run was started)")
@@ -63,7 +63,7 @@ def existing_path(folder: str) -> Path:
 
 
 def listing(place: Path, root: str) -> list[str]:
-    """The names of all files below `root`, sorted, as of an extracted archive: `train/cat/1.png`."""
+    """List the names of all files below `root`, sorted, as of an extracted archive: `train/cat/1.png`."""
     if place.is_dir():
         found = (os.path.join(folder, file) for folder, _, files in os.walk(place) for file in files)
         return sorted(os.path.relpath(file, place).replace(os.sep, "/") for file in found)
@@ -71,7 +71,7 @@ def listing(place: Path, root: str) -> list[str]:
 
 
 def contents(place: Path, root: str, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
-    """(name, bytes) of the files that are named, in whatever order they come fastest; an error if one is missing."""
+    """Yield (name, bytes) of the files that are named, in whatever order is fastest; one that is missing is an error."""
     wanted = set(names)
     if place.is_dir():
         for name in names:
@@ -91,7 +91,7 @@ def contents(place: Path, root: str, names: Collection[str]) -> Iterator[tuple[s
 
 
 def _members(path: Path, root: str, wanted: Collection[str] = ()) -> Iterator[tuple[str, bytes]]:
-    """The name of every plain file of a .tar.gz from front to end, with its bytes if wanted (else none).
+    """Yield the name of every plain file of a .tar.gz from front to end, with its bytes if wanted (else none).
 
     Links, devices and paths that climb out are errors.
     """

@@ -31,7 +31,7 @@ class ArraysOnly(pickle.Unpickler):
 
 
 def unpickled(data: bytes, where: str) -> dict[str, Any]:
-    """A published dictionary with its keys as text."""
+    """Read a published dictionary, its keys as text."""
     try:
         content = ArraysOnly(io.BytesIO(data), encoding="latin1").load()
     except Exception as error:  # damaged bytes make the pickle machine fail in any way there is
@@ -42,7 +42,7 @@ def unpickled(data: bytes, where: str) -> dict[str, Any]:
 
 
 def names(content: dict[str, Any], key: str, where: str) -> np.ndarray:
-    """(classes,) str: the official label names."""
+    """Return the official label names, (C,) str."""
     listed = content.get(key)
     if not isinstance(listed, list) or not listed or not all(isinstance(name, str) for name in listed):
         raise CalexError(f"{where}: no list of names under '{key}'; get the archive again")
@@ -50,7 +50,7 @@ def names(content: dict[str, Any], key: str, where: str) -> np.ndarray:
 
 
 def batch(content: dict[str, Any], key: str, classes: int, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """One batch: (n, 32, 32, 3) uint8 images and (n,) int64 labels.
+    """Read one batch: (n, 32, 32, 3) uint8 images and (n,) int64 labels.
 
     A record is 3072 bytes: the red plane, the green and the blue one, each row by row.
     """

@@ -12,7 +12,7 @@ from calex.progress import say
 
 
 def order_classes(by_split: Mapping[str, Sequence[str]], given: Sequence[Any], place: Path) -> list[str]:
-    """The classes in their order: as `given`, else by number where every name is one, else as text.
+    """Put the classes in order: as `given`, else by number where every name is one, else as text.
 
     by_split: {split: the names of its class folders}. Every split must have the same classes, and `given`, if it is not empty,
     must list exactly them; all differences are one CalexError.
@@ -44,7 +44,7 @@ def order_classes(by_split: Mapping[str, Sequence[str]], given: Sequence[Any], p
 
 
 def similar_names(names: Sequence[str]) -> list[str]:
-    """A warning for each group of classes whose names differ in case or spaces only."""
+    """Warn of each group of classes whose names differ in case or spaces only."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(" ".join(name.casefold().split()), []).append(f"'{name}'")
@@ -52,12 +52,12 @@ def similar_names(names: Sequence[str]) -> list[str]:
 
 
 def order_key(names: Sequence[str]) -> Any:
-    """A sort key: by value where all names are whole numbers (2 before 10), else by text."""
+    """Return a sort key: by value where all names are whole numbers (2 before 10), else by text."""
     return (lambda name: (int(name), name)) if all(name.isdecimal() for name in names) else (lambda name: name)
 
 
 def _check_same(one: set[str], other: set[str], one_place: str, other_place: str, where: str, remedy: str) -> None:
-    """An error of all names that only one of two sets has, with near misses."""
+    """Refuse two sets of names that differ, with all differences and their near misses."""
     faults = [
         f"{_these(lonely)} no {missing}{_hint(lonely, there)}"
         for lonely, there, missing in (
@@ -76,7 +76,7 @@ def _these(names: list[str]) -> str:
 
 
 def _hint(names: list[str], candidates: list[str]) -> str:
-    """What the first name that has a near miss may be."""
+    """Say what the first name that has a near miss may be."""
     for name in names:
         for other in candidates:
             if name.strip().casefold() == other.strip().casefold():

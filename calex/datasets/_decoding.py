@@ -51,7 +51,7 @@ class Header:
 
 
 def deep_kind(mode: str) -> str | None:
-    """Which entry of `Whites` holds the white of a Pillow mode; None for pixels of 8 bits."""
+    """Return the entry of `Whites` that holds the white of a Pillow mode; None for pixels of 8 bits."""
     if mode == "F":
         return "float"
     return "integer" if mode == "I" or mode.startswith("I;16") else None
@@ -59,7 +59,7 @@ def deep_kind(mode: str) -> str | None:
 
 @contextmanager
 def _opened(where: str, file: Path | IO[bytes]) -> Iterator[Image.Image]:
-    """An image whose pixels are not read yet; whatever Pillow raises at damaged content becomes one line.
+    """Open an image without reading its pixels; whatever Pillow raises at damaged content becomes one line.
 
     Pillow is given no path: it would map an uncompressed TIFF into memory, and scramble it where its EXIF says to turn it.
     """
@@ -78,7 +78,7 @@ def _opened(where: str, file: Path | IO[bytes]) -> Iterator[Image.Image]:
 
 @contextmanager
 def any_size() -> Iterator[None]:
-    """Pillow's own limit on pixels is off inside the block: sizes are checked here, for all files, before decoding."""
+    """Lift Pillow's own limit on pixels inside the block: sizes are checked here, for all files, before decoding."""
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
     try:
@@ -88,7 +88,7 @@ def any_size() -> Iterator[None]:
 
 
 def read_header(file: Path) -> Header:
-    """Size, mode and frames of an image file, without decoding it."""
+    """Read size, mode and frames of an image file, without decoding it."""
     with _opened(str(file), file) as opened:
         animated = opened.format in ("GIF", "PNG", "WEBP", "TIFF", "AVIF") and bool(getattr(opened, "is_animated", False))
         raw = [part for tile in getattr(opened, "tile", []) for part in (tile[3] if isinstance(tile[3], tuple) else (tile[3],))]
@@ -97,7 +97,7 @@ def read_header(file: Path) -> Header:
 
 
 def deep_range(file: Path) -> tuple[float, float]:
-    """The least and the greatest value of an image with deep pixels."""
+    """Return the least and the greatest value of an image with deep pixels."""
     with _opened(str(file), file) as opened:
         low, high = opened.getextrema() if opened.mode in ("I", "F") else _extrema(np.asarray(opened))
     if not np.isfinite([low, high]).all():
@@ -117,7 +117,7 @@ def decode(
     grey: bool = False,
     whites: Whites = WHITES,
 ) -> np.ndarray:
-    """One image as (H, W, 3) uint8, or (H, W, 1) if `grey`; `where` names it in errors.
+    """Decode one image to (H, W, 3) uint8, or (H, W, 1) if `grey`; `where` names it in errors.
 
     fit: `crop` takes the middle square, `stretch` the whole image, each resized to `size`; `exact` demands that
     it has this size already. Photographs are turned upright as their EXIF says; of an animation the first frame is taken.
@@ -133,7 +133,7 @@ def decode(
             with _one_large if large else nullcontext():
                 shrink = min(opened.size) // (2 * size)
                 if large and shrink > 1:
-                    image = ImageOps.exif_transpose(reduced(opened, where, whites, shrink))
+                    image = ImageOps.exif_transpose(reduce(opened, where, whites, shrink))
                 else:
                     image = to_8_bits(ImageOps.exif_transpose(opened), where, whites)
                 if fit == "crop":
@@ -144,8 +144,8 @@ def decode(
     return pixels[..., None] if grey else pixels
 
 
-def reduced(image: Image.Image, where: str, whites: Whites, factor: int) -> Image.Image:
-    """The mean of each `factor` × `factor` pixels, strip by strip."""
+def reduce(image: Image.Image, where: str, whites: Whites, factor: int) -> Image.Image:
+    """Average each `factor` × `factor` pixels, strip by strip."""
     image.load()  # TIFF is turned by that, others not
     orientation = image.getexif().get(ORIENTATION)
     rows = factor * max(1, STRIP // (image.width * factor))
@@ -164,8 +164,10 @@ def reduced(image: Image.Image, where: str, whites: Whites, factor: int) -> Imag
 
 
 def to_8_bits(image: Image.Image, where: str, whites: Whites = WHITES) -> Image.Image:
-    """8-bit RGB or grey of any mode: palettes looked up, deep pixels scaled by their white, what is transparent laid over
-    the colour white."""
+    """Convert any mode to 8-bit RGB or grey.
+
+    Palettes are looked up, deep pixels scaled by their white, and what is transparent is laid over the colour white.
+    """
     kind = deep_kind(image.mode)
     if kind is not None:
         deep = np.asarray(image)

@@ -32,7 +32,7 @@ def md5(path: Path) -> str:
 
 
 def verify(path: Path, checksum: str) -> Path:
-    """The path itself, if its MD5 is the published one."""
+    """Return the path itself, if its MD5 is the published one."""
     found = md5(path)
     if found != checksum:
         raise CalexError(
@@ -42,7 +42,7 @@ def verify(path: Path, checksum: str) -> Path:
 
 
 def verify_own(path: Path, checksum: str) -> Path:
-    """The path of a user's own file, if its MD5 is the expected one; else what is wrong with it, and how to take it anyway."""
+    """Return the path of a user's own file, if its MD5 is the expected one; the error says how to take it anyway."""
     found = md5(path)
     if found != checksum:
         content = content_of(path)
@@ -56,7 +56,7 @@ def verify_own(path: Path, checksum: str) -> Path:
 
 
 def fetch(urls: tuple[str, ...], path: Path, checksum: str) -> Path:
-    """The verified file at `path`, downloaded if it is not there yet; the first address that delivers it counts.
+    """Return the verified file at `path`, downloaded if it is not there yet; the first address that delivers it counts.
 
     What has arrived waits beside it as {name}.part, so that a rerun goes on from there. Of two processes that
     want the same file one downloads and the other waits.
@@ -89,7 +89,7 @@ def fetch(urls: tuple[str, ...], path: Path, checksum: str) -> Path:
 
 
 def _download(url: str, handle: IO[bytes], name: str) -> str | None:
-    """Append what is missing; what went wrong at last, or None when all is there."""
+    """Append what is missing; return what went wrong at last, or None when all is there."""
     pauses = iter(PAUSES)
     while True:
         start = handle.seek(0, os.SEEK_END)
@@ -139,7 +139,7 @@ def _opened(request: Request) -> HTTPResponse:
 
 
 def _blocks(response: HTTPResponse) -> Iterator[bytes]:
-    """What the network sends; its errors are kept apart from those of the disk."""
+    """Yield what the network sends; its errors are kept apart from those of the disk."""
     while True:
         try:
             block = response.read(BLOCK)

@@ -28,7 +28,7 @@ def fill(
     label: str,
     threads: int = 1,
 ) -> None:
-    """pixels[position] = decode(source) for each (position, source); (N, H, W, C) uint8, one copy and no more.
+    """Set pixels[position] = decode(source) for each (position, source); pixels (N, H, W, C) uint8 exist once.
 
     All images that cannot be read are one error, after the last of them.
     """
@@ -52,7 +52,7 @@ def fill(
 
 
 def refuse_unreadable(errors: list[Unreadable]) -> None:
-    """One error of all the files that cannot be read, if there are any."""
+    """Raise one error for all files that cannot be read, if there are any."""
     if len(errors) == 1:
         raise errors[0]
     if errors:

@@ -35,7 +35,7 @@ class Tree:
 
 
 def folders(place: Path) -> list[Path]:
-    """The folders in a folder, sorted, but for those of systems and links that lead back."""
+    """List the folders in a folder, sorted, but for those of systems and links that lead back."""
     return sorted(
         Path(entry)
         for entry in os.scandir(place)
@@ -44,18 +44,18 @@ def folders(place: Path) -> list[Path]:
 
 
 def leads_back(path: Path, place: Path) -> bool:
-    """Is a path in a folder a link to this folder, or to one that it lies in?"""
+    """Tell whether a path in a folder is a link to this folder, or to one that it lies in."""
     target = os.path.realpath(path)
     return os.path.commonpath([target, os.path.realpath(place)]) == target
 
 
 def has_splits(place: Path) -> bool:
-    """Does a folder hold one that is named like a split and has folders of classes?"""
+    """Tell whether a folder holds one that is named like a split and has folders of classes."""
     return any(folder.name.casefold() in SPLIT_OF and folders(folder) for folder in folders(place))
 
 
 def has_images(place: Path, deep: bool = True) -> bool:
-    """Is there an image file in a folder, or anywhere below it?"""
+    """Tell whether an image file is in a folder, or anywhere below it."""
     known = image_suffixes()
     for _, below, files in os.walk(place):
         below[:] = [name for name in below if deep and not is_system(name)]
@@ -65,7 +65,7 @@ def has_images(place: Path, deep: bool = True) -> bool:
 
 
 def read_tree(place: Path) -> Tree:
-    """What lies in a folder, `train/CLASS/…`, `test/CLASS/…` and perhaps `val/CLASS/…`, or `CLASS/…` alone.
+    """Read what lies in a folder, `train/CLASS/…`, `test/CLASS/…` and perhaps `val/CLASS/…`, or `CLASS/…` alone.
 
     Raises CalexError where it cannot be understood, with the folder that is probably meant.
     """
@@ -82,8 +82,10 @@ def read_tree(place: Path) -> Tree:
 
 
 def split_folders(place: Path, left_out: LeftOut) -> dict[str, Path]:
-    """{split: its folder}; none where the folders are classes. Unknown folders beside splits are left out, or refused
-    where they look like a split that is missing."""
+    """Return {split: its folder}; nothing where the folders are classes.
+
+    Unknown folders beside splits are left out, or refused where they look like a split that is missing.
+    """
     named: dict[str, list[Path]] = {}
     others = []
     for folder in folders(place):
@@ -115,7 +117,7 @@ def split_folders(place: Path, left_out: LeftOut) -> dict[str, Path]:
 
 
 def check_level(place: Path) -> None:
-    """A folder without splits must be one of classes; if it is none, an error says which folder is probably meant."""
+    """Refuse a folder without splits that is none of classes, and say which folder is probably meant."""
     whole = place.resolve()
     around = folders(whole.parent) if os.access(whole.parent, os.R_OK) else []
     beside = [folder for folder in around if folder.name.casefold() in SPLIT_OF and folder != whole]
@@ -161,7 +163,7 @@ def _count_strays(place: Path, left_out: LeftOut) -> None:
 
 
 def class_files(folder: Path, left_out: LeftOut) -> dict[str, list[Path]]:
-    """{class: its image files} of a split's folder; names in Unicode's composed form (NFC), so that 'café' is one class."""
+    """Return {class: its image files} of a split's folder; names in Unicode's composed form (NFC), so that 'café' is one class."""
     _count_strays(folder, left_out)
     classes: dict[str, list[Path]] = {}
     for below in folders(folder):
@@ -176,8 +178,10 @@ def class_files(folder: Path, left_out: LeftOut) -> dict[str, list[Path]]:
 
 
 def image_files(folder: Path, left_out: LeftOut) -> list[Path]:
-    """Every image file below a class's folder, at any depth, each real file once: links that lead back or to the same file
-    are counted and passed over."""
+    """List every image file below a class's folder, at any depth, each real file once.
+
+    Links that lead back or to the same file are counted and passed over.
+    """
     known = image_suffixes()
     images, seen = list[Path](), set[tuple[int, int]]()
     for file, _ in sorted(walk(folder, left_out), key=lambda item: (item[1], item[0])):
@@ -200,7 +204,7 @@ def image_files(folder: Path, left_out: LeftOut) -> list[Path]:
 def walk(
     folder: Path, left_out: LeftOut, above: frozenset[str] = frozenset(), linked: bool = False
 ) -> Iterator[tuple[Path, bool]]:
-    """Every file below a folder that is no system's, and whether a link leads to it; links that lead back are passed over."""
+    """Yield every file below a folder that is no system's, and whether a link leads to it; links back are passed over."""
     real = os.path.realpath(folder)
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = Path(entry)

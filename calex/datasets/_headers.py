@@ -17,7 +17,7 @@ LADDER = {"integer": (255, 1023, 4095, 16383, 65535), "float": (1, 255, 1023, 40
 
 
 def check_headers(paths: Sequence[Path], white: float, max_pixels: int, label: str) -> tuple[Whites, list[str]]:
-    """The white of each kind of deep pixels, and warnings.
+    """Check all headers; return the white of each kind of deep pixels, and warnings.
 
     white: what a config gives, 0 to measure it over all files. All files whose header cannot be read are one CalexError,
     all with more than `max_pixels` pixels another.
@@ -72,7 +72,7 @@ def _read(paths: Sequence[Path], label: str) -> list[Header]:
 
 
 def measured_white(files: Sequence[Path], kind: str, white: float, label: str) -> tuple[float, str]:
-    """What is white in some files with deep pixels of one kind, and a warning or nothing.
+    """Measure what is white in files with deep pixels of one kind; return it and a warning, or an empty one.
 
     It is the least white of the ladder that holds the brightest value of all files, if that value is more than half of it:
     another white would leave half of the range unused. Else whole numbers count as 16 bits, and fractions are refused.

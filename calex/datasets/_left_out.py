@@ -45,7 +45,7 @@ class LeftOut:
             self.remedies[reason] = remedy
 
     def lines(self, warnings: bool) -> list[str]:
-        """One line a reason: those that ask for something, or the others."""
+        """Return one line a reason: those that ask for something, or the others."""
         return [
             f"{count} left out: {reason}, such as {self.examples[reason]}" + (f"; {self.remedies[reason]}" if warnings else "")
             for reason, count in sorted(self.counts.items())
@@ -59,12 +59,12 @@ def is_system(name: str) -> bool:
 
 @cache
 def image_suffixes() -> set[str]:
-    """The suffixes that Pillow decodes, in lower case."""
+    """Return the suffixes that Pillow decodes, in lower case."""
     return {suffix for suffix in Image.registered_extensions() if suffix not in KIND_OF}
 
 
 def reason_of(file: Path) -> tuple[str, Path, str]:
-    """Why a file is no image: what it is, itself, what to do about it."""
+    """Return why a file is no image: what it is, itself, what to do about it."""
     suffix = file.suffix.lower()
     kind, remedy = KIND_OF.get(suffix, ("", ""))
     if kind:

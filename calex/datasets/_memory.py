@@ -17,7 +17,7 @@ except ImportError:  # Windows
 
 
 def allocate(shape: tuple[int, int, int, int], label: str, remedy: str) -> np.ndarray:
-    """An empty (N, H, W, C) uint8 array; its bytes are announced, and refused if this machine or job has fewer."""
+    """Return an empty (N, H, W, C) uint8 array; its bytes are announced, and refused if this machine or job has fewer."""
     count, height, width, channels = shape
     needed, there = count * height * width * channels, available()
     form = f"{count} images of {height}×{width}×{channels} take {size_of(needed)} of memory"
@@ -31,13 +31,15 @@ def allocate(shape: tuple[int, int, int, int], label: str, remedy: str) -> np.nd
 
 
 def size_of(number: float) -> str:
-    """A number of bytes for people."""
+    """Write a number of bytes for people."""
     return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
 
 
 def available() -> int | None:
-    """Bytes that this process may still take: the machine's, those of its cgroup (a container, a cluster's job) and
-    `ulimit -v`, whichever are fewest. None where nothing tells."""
+    """Return the bytes that this process may still take; None where nothing tells.
+
+    They are the machine's, those of its cgroup (a container, a cluster's job) or those of `ulimit -v`, whichever are fewest.
+    """
     limits = [_free_memory(), _cgroup_limit(), _address_space()]
     return min((limit for limit in limits if limit is not None), default=None)
 

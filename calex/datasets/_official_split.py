@@ -14,7 +14,7 @@ Part = tuple[np.ndarray, np.ndarray]  # (n, H, W, C) uint8 images and (n,) int64
 
 
 def joined(train: Sequence[Part], test: Part, names: np.ndarray, val: int, split_seed: int, label: str) -> Images:
-    """One dataset of the parts in their order, with a fixed share of train held out for validation."""
+    """Join the parts in their order, with a fixed share of train held out for validation."""
     parts = [*train, test]
     pixels = allocate((sum(len(images) for images, _ in parts), *test[0].shape[1:]), label, "take a machine with more")
     start = 0

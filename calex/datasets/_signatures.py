@@ -24,7 +24,7 @@ HEIF = {b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"}
 
 
 def content_of(file: Path | IO[bytes]) -> str | None:
-    """What a file is, a phrase that follows `it is`; None if its first bytes say nothing."""
+    """Say what a file is, in a phrase that follows `it is`; None if its first bytes say nothing."""
     try:
         if isinstance(file, Path):
             with open(file, "rb") as handle:

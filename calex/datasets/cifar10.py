@@ -26,7 +26,7 @@ META, TRAIN, TEST = "batches.meta", [f"data_batch_{number}" for number in range(
 
 
 def load(resources: Path, folder: str | None, md5: str | None, val: int, split_seed: int) -> Images:
-    """The official train batches, less `val` of their images, and the official test batch."""
+    """Load the official train batches, less `val` of their images, and the official test batch."""
     place = find(ARCHIVE, resources, folder, META, md5)
     files = {
         name: _cifar.unpickled(data, f"{place}: {name}") for name, data in contents(place, ARCHIVE.root, [META, *TRAIN, TEST])

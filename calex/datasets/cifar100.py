@@ -25,7 +25,7 @@ ARCHIVE = Archive(
 
 
 def load(resources: Path, labels: str, folder: str | None, md5: str | None, val: int, split_seed: int) -> Images:
-    """The official train file, less `val` of its images, and the official test file."""
+    """Load the official train file, less `val` of its images, and the official test file."""
     place = find(ARCHIVE, resources, folder, "meta", md5)
     read = contents(place, ARCHIVE.root, ["meta", "train", "test"])
     files = {name: _cifar.unpickled(data, f"{place}: {name}") for name, data in read}

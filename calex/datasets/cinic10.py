@@ -43,7 +43,7 @@ ARCHIVE = Archive(
 
 
 def load(resources: Path, folder: str | None, md5: str | None, per_class: int) -> Images:
-    """The official train, valid and test images."""
+    """Load the official train, valid and test images."""
     place = find(ARCHIVE, resources, folder, FOLDERS["train"], md5)
     say(f"cinic10: reading the names in {place}")
     members: dict[tuple[str, str], list[str]] = {(part, name): [] for part in FOLDERS.values() for name in NAMES}

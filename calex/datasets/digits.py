@@ -17,7 +17,7 @@ MEMORY_MB = 1000  # that decoding takes at its peak
 
 
 def load(resources: Path, val: int, test: int, split_seed: int) -> Images:
-    """The digits; `resources` is not needed, they come with scikit-learn."""
+    """Load the digits; `resources` is not needed, they come with scikit-learn."""
     bunch = load_digits()
     grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)  # the source counts ink from 0 to 16
     labels = bunch.target.astype(np.int64)

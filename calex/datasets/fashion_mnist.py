@@ -38,7 +38,7 @@ FILES = {
 
 
 def load(resources: Path, folder: str | None, val: int, split_seed: int) -> Images:
-    """The official train images, less `val` of them, and the official test images."""
+    """Load the official train images, less `val` of them, and the official test images."""
     paths = files(resources, folder)
     train, test = (
         part(paths[f"{which}-images-idx3-ubyte"], paths[f"{which}-labels-idx1-ubyte"]) for which in ("train", "t10k")
@@ -47,7 +47,7 @@ def load(resources: Path, folder: str | None, val: int, split_seed: int) -> Imag
 
 
 def files(resources: Path, folder: str | None) -> dict[str, Path]:
-    """Where each file is: in `folder`, in Debian's package, or downloaded."""
+    """Find each file: in `folder`, in Debian's package, or downloaded."""
     if folder is None and not PACKAGED.is_dir():
         return {
             name: fetch(tuple(f"{address}{name}.gz" for address in ADDRESSES), resources / f"{name}.gz", checksum)
@@ -62,7 +62,7 @@ def files(resources: Path, folder: str | None) -> dict[str, Path]:
 
 
 def part(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(n, H, W, 1) uint8 images and (n,) int64 labels of a pair of files."""
+    """Read (n, H, W, 1) uint8 images and (n,) int64 labels from a pair of files."""
     pixels, classes = idx(images, 3), idx(labels, 1)
     if len(pixels) != len(classes):
         raise CalexError(f"{labels}: {len(classes)} labels for {len(pixels)} images in {images.name}; get both again")
@@ -73,7 +73,7 @@ def part(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def idx(path: Path, dimensions: int) -> np.ndarray:
-    """An IDX file of bytes: two zeros, the type (8), the number of dimensions, their sizes (big-endian), the values."""
+    """Read an IDX file of bytes: two zeros, the type (8), the number of dimensions, their sizes (big-endian), the values."""
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:

@@ -10,7 +10,7 @@ import numpy as np
 
 from calex.datasets._archives import existing_path
 from calex.datasets._classes import order_classes, similar_names
-from calex.datasets._decoding import any_size, decode
+from calex.datasets._decoding import LARGE, any_size, decode
 from calex.datasets._filling import THREADS, fill
 from calex.datasets._folder import Tree, read_tree
 from calex.datasets._headers import check_headers
@@ -63,7 +63,7 @@ def load(
     white: float,
     max_pixels: int,
 ) -> Images:
-    """The images below `folder`, whatever their size and kind, in the order of their sorted paths."""
+    """Load the images below `folder`, whatever their size and kind, in the order of their sorted paths."""
     place = root(folder)
     tree = read_tree(place)
     for line in tree.left_out.lines(warnings=False):
@@ -90,7 +90,7 @@ def load(
 
 
 def listed_files(tree: Tree, names: list[str]) -> tuple[list[Path], np.ndarray, np.ndarray]:
-    """The files of all splits in order, with their labels (N,) int64 and splits (N,) uint8."""
+    """List the files of all splits in order, with their labels (N,) int64 and splits (N,) uint8."""
     paths, labels, split = list[Path](), list[int](), list[int]()
     for part, files in tree.files.items():
         for label, name in enumerate(names):
@@ -101,17 +101,18 @@ def listed_files(tree: Tree, names: list[str]) -> tuple[list[Path], np.ndarray, 
 
 
 def memory_mb(folder: str | None, size: int, grey: bool, max_pixels: int, **_: Any) -> int:
-    """What decoding takes at its peak, in MB: the array of all images, one largest image, and the libraries.
+    """Return what decoding takes at its peak, in MB: the array of all images, those being decoded, and the libraries.
 
     Files are counted, where the folder is there, without opening them: more images than that there cannot be.
     """
     files = 0 if folder is None else sum(len(files) for _, _, files in os.walk(Path(folder).expanduser()))
     array = files * size * size * (1 if grey else 3)
-    return 1000 + round((array * 1.05 + max_pixels * 5) / 1e6)
+    large, small = 5 * max_pixels, 20 * min(max_pixels, LARGE)  # bytes of images being decoded: one large, the others small
+    return 500 + round((array * 1.05 + large + (THREADS - 1) * small) / 1e6)
 
 
 def root(folder: str | None) -> Path:
-    """The folder that a config gives; an error with what to do if it is none."""
+    """Return the folder that a config gives; the error says what to do if it is none."""
     if folder is None:
         raise CalexError("imagefolder: no folder; set `folder` to the one that holds train/CLASS/ and test/CLASS/")
     place = existing_path(folder)
@@ -126,7 +127,7 @@ def root(folder: str | None) -> Path:
 
 
 def check_empty(tree: Tree, names: list[str]) -> None:
-    """An error that names every class folder without an image."""
+    """Refuse class folders without an image, all at once."""
     empty = [f"{split}/{name}" for split, files in tree.files.items() for name in names if not files[name]]
     if empty:
         left = tree.left_out.lines(warnings=False) + tree.left_out.lines(warnings=True)
