@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
 
 
 class CalexError(Exception):
-    """Bad input. `python -m calex` prints it as one line and leaves with exit code 2."""
+    """Bad input. `python -m calex` prints it as one line and leaves with exit code 2.
+
+    Several faults that were found together are several arguments.
+    """
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.args))
+
+
+class Faults(list[str]):
+    """All that is wrong with something, one text each: who mends it wants to see everything in one run."""
+
+    @contextmanager
+    def gather(self) -> Iterator[None]:
+        """Take a CalexError's faults down instead of ending with the first."""
+        try:
+            yield
+        except CalexError as error:
+            self.extend(map(str, error.args))
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

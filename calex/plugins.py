@@ -2,7 +2,8 @@
 
 A *kind* is a folder of this package (`heads`, `policies`, …). A file in it is a plugin: its name is what
 the config says, its literal `OPTIONS` are the keys its config block may hold with their defaults, `CHOICES` the
-words that some of them may be, `RANGES` the interval of each number (`calex.ranges`). All are read from the source
+words that some of them may be, `RANGES` the interval of each number (`calex.ranges`), `PATHS` the keys in which `~`
+is one's home folder. All are read from the source
 without importing it, so that checking a config never loads torch. A default of None stands for a path or a name that
 may be left out.
 """
@@ -12,6 +13,8 @@ from __future__ import annotations
 import ast
 import importlib
 import math
+import os
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -71,34 +74,42 @@ def constants(file: Path) -> dict[str, Any]:
 def complete(kind: str, block: dict[str, Any], where: str) -> dict[str, Any]:
     """A plugin's config block with every option present, fit for JSON.
 
-    Raises CalexError for an unknown option, with its near miss, and for a value of another kind or out of range.
+    Raises CalexError for unknown options, with their near miss, and for values of another kind or out of range.
     """
     file = source(kind, block["name"], f"{where}.name")
     declared = constants(file)
-    options, choices, ranges = (declared.get(part, {}) for part in ("OPTIONS", "CHOICES", "RANGES"))
-    for key, value in block.items():
-        if key == "name":
-            continue
-        if key not in options:
-            raise CalexError(f"{where}: unknown key '{key}', {suggestion(key, ['name', *options])}")
-        default = options[key]
-        if value == INFINITY and type(default) is float:
-            value = math.inf
-        kinds = {float: (int, float), type(None): (str, type(None))}.get(type(default), type(default))
-        if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
-            like = "a text or null" if default is None else f"something like {default!r}"
-            raise CalexError(f"{where}.{key}: expected {like}, got {value!r}{unquoted(value)}")
-        if key in choices and value not in choices[key]:
-            raise CalexError(f"{where}.{key}: unknown value '{value}', {suggestion(str(value), choices[key])}")
-        if isinstance(value, int | float) and type(default) in (int, float):
-            try:
-                wrong = misfit(value, ranges.get(key, FINITE))
-            except ValueError as error:
-                raise CalexError(f"{file}: RANGES of '{key}': {error}") from None
-            if wrong:
-                raise CalexError(f"{where}.{key}: {value!r} {wrong}")
+    options, paths = declared.get("OPTIONS", {}), declared.get("PATHS", [])
+    faults = [fault for key, value in block.items() if key != "name" for fault in _faults(key, value, file, where)]
+    if faults:
+        raise CalexError(*faults)
     whole = {"name": block["name"], **options, **block}
+    whole |= {key: os.path.expanduser(whole[key]) for key in paths if whole[key] is not None}
     return {key: INFINITY if value == math.inf else value for key, value in whole.items()}
+
+
+def _faults(key: str, value: Any, file: Path, where: str) -> Iterator[str]:
+    """What is wrong with one option; `file` is its plugin's."""
+    declared = constants(file)
+    options, choices, ranges = (declared.get(part, {}) for part in ("OPTIONS", "CHOICES", "RANGES"))
+    if key not in options:
+        yield f"{where}: unknown key '{key}', {suggestion(key, ['name', *options])}"
+        return
+    default = options[key]
+    if value == INFINITY and type(default) is float:
+        value = math.inf
+    kinds = {float: (int, float), type(None): (str, type(None))}.get(type(default), type(default))
+    if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
+        like = "a text or null" if default is None else f"something like {default!r}"
+        yield f"{where}.{key}: expected {like}, got {value!r}{unquoted(value)}"
+    elif key in choices and value not in choices[key]:
+        yield f"{where}.{key}: unknown value '{value}', {suggestion(str(value), choices[key])}"
+    elif isinstance(value, int | float) and type(default) in (int, float):
+        try:
+            wrong = misfit(value, ranges.get(key, FINITE))
+        except ValueError as error:
+            raise CalexError(f"{file}: RANGES of '{key}': {error}") from None
+        if wrong:
+            yield f"{where}.{key}: {value!r} {wrong}"
 
 
 def load(kind: str, name: str) -> ModuleType:

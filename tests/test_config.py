@@ -121,9 +121,13 @@ def test_defaults_do_not_touch_the_given_config(tiny_config: dict[str, Any]) -> 
             "policies.cpm_full.population: unknown value 'everyone', known: all, survivors",
         ),
         ("policies.cpm_full.score", "entropi", "policies.cpm_full.score: unknown name 'entropi', did you mean 'entropy'?"),
-        ("policies.cpm_full.score", 3, "policies.cpm_full.score: 3 is not of type 'string', 'null'"),
+        (
+            "policies.cpm_full.score",
+            3,
+            "policies.cpm_full.score: expected a text or null (a score, or null for the method's own), got 3",
+        ),
         ("policies.oracle", {"name": "cpm"}, "policies.oracle: this name is taken"),
-        ("methods.Calex", {}, "methods: 'Calex' is no name"),
+        ("policies.Cpm", {"name": "cpm"}, "policies: 'Cpm' is no name"),
         ("datasets.digits.ours", ["calexnat"], "datasets.digits.ours: unknown name 'calexnat', did you mean 'calexnet'?"),
         (
             "backbones.resnet18.checkpoint",
@@ -134,11 +138,11 @@ def test_defaults_do_not_touch_the_given_config(tiny_config: dict[str, Any]) -> 
         ("device", "gpu", "device: unknown value 'gpu'; use auto, cpu, mps, cuda or cuda:N"),
         ("device", "cuda:", "device: unknown value 'cuda:'"),
         ("seeds", [2**32], "seeds.0: 4294967296 is greater than the maximum of 4294967295"),
-        ("seeds", ["0"], "seeds.0: '0' is not of type 'integer'; this is text: write numbers without quotes, and lists"),
+        ("seeds", ["0"], "seeds.0: expected a whole number, got '0'; this is text: write numbers without quotes, and lists"),
         (
             "datasets.digits.training.learning_rate",
             "1e-3",
-            "datasets.digits.training.learning_rate: '1e-3' is not of type 'number'; YAML reads this as text: write 0.001 or 1.0e-3",
+            "datasets.digits.training.learning_rate: expected a number, got '1e-3'; YAML reads this as text: write 0.001 or 1.0e-3",
         ),
         ("datasets.digits.training.learning_rate", math.inf, "datasets.digits.training.learning_rate: inf is not finite"),
         ("datasets.digits.training.weight_decay", math.nan, "datasets.digits.training.weight_decay: nan is not finite"),
@@ -156,7 +160,7 @@ def test_defaults_do_not_touch_the_given_config(tiny_config: dict[str, Any]) -> 
         ("methods.calexnet.weighting.train_margin", 1.5, "methods.calexnet.weighting.train_margin: 1.5 is more than 1"),
         ("methods.calexnet.weighting.sharpness", -math.inf, "methods.calexnet.weighting.sharpness: -inf is less than 0"),
         ("methods.calexnet.weighting.min_support", "inf", "methods.calexnet.weighting.min_support: expected something like 5"),
-        ("device", 3, "device: 3 is not of type 'string' (auto, cpu, mps, cuda or cuda:N)"),
+        ("device", 3, "device: expected a text (auto, cpu, mps, cuda or cuda:N), got 3"),
     ],
 )
 def test_what_does_not_fit_is_one_line(tiny_config: dict[str, Any], path: str, value: Any, said: str) -> None:
@@ -261,3 +265,97 @@ def test_a_policy_asks_no_method_for_a_score_that_its_exits_do_not_hold(tiny_con
         CalexError, match=r"methods\.reference\.policies: sure: score: the recipe 'ztw' gives no score 'confidence'"
     ):
         checked(tiny_config)
+
+
+def test_all_faults_are_told_at_once(tiny_config: dict[str, Any]) -> None:
+    tiny_config |= {"devise": "cpu", "seedz": [0]}
+    tiny_config["datasets"]["digits"] |= {"input_sise": 8, "viewz": 2}
+    tiny_config["datasets"]["digits"]["training"]["epochs"] = 0
+    tiny_config["methods"]["calexnet"]["head"] = {"name": "prototype", "prototipes": 4, "temperature": "hot"}
+    tiny_config["methods"]["reference"]["target"] = {"name": "argmaks"}
+    tiny_config["policies"]["cpm_full"]["steps"] = 0
+    tiny_config["policies"]["cpm_survivors"]["score"] = "margn"
+    del tiny_config["backbones"]["resnet18"]["network"], tiny_config["backbones"]["resnet18"]["taps"]
+    with pytest.raises(CalexError) as error:
+        checked(tiny_config)
+    first, *lines = str(error.value).splitlines()
+    assert first == "mine.yaml: 12 faults"
+    assert len(set(lines)) == len(lines) == 12
+    for said in (
+        "unknown key 'devise', did you mean 'device'?",
+        "unknown key 'seedz', did you mean 'seeds'?",
+        "datasets.digits: unknown key 'input_sise'",
+        "datasets.digits: unknown key 'viewz'",
+        "datasets.digits.training.epochs: 0 is less than",
+        "backbones.resnet18: the key 'network' is missing",
+        "backbones.resnet18: the key 'taps' is missing",
+        "methods.calexnet.head: unknown key 'prototipes', did you mean 'prototypes'?",
+        "methods.calexnet.head.temperature: expected something like 1.0, got 'hot'",
+        "methods.reference.target.name: unknown name 'argmaks'",
+        "policies.cpm_full.steps: 0 is less than 1",
+        "policies.cpm_survivors.score: unknown name 'margn'",
+    ):
+        assert [line for line in lines if line.strip().startswith(said)], said
+
+
+def test_a_fault_of_several_variants_is_told_once(tiny_config: dict[str, Any]) -> None:
+    tiny_config["methods"]["calexnet"]["head"] = {"name": "prototype", "prototypes": [4, 8], "temperature": "hot"}
+    with pytest.raises(CalexError, match=r"^mine\.yaml: methods\.calexnet\.head\.temperature: [^\n]*$"):
+        checked(tiny_config)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("datasets", ["digits"], "datasets: expected a block of keys, got a list, ['digits']"),
+        ("methods", None, "methods: expected a block of keys, got nothing; fill it in or take the key out"),
+        ("datasets.digits.training", [1], "datasets.digits.training: expected a block of keys, got a list, [1]"),
+        ("methods.calexnet.head", "prototype", "methods.calexnet.head: expected a block of keys (a block with the key `name`)"),
+        ("seeds", 0, "seeds: expected a list (whole numbers, each once), got 0"),
+        ("datasets.digits.methods", [True], "datasets.digits.methods.0: expected a text, got True; YAML reads yes, no, on and"),
+        ("datasets.digits.augment.shift", True, "datasets.digits.augment.shift: expected a whole number, got True; YAML reads"),
+        (
+            "backbones.resnet18.stem",
+            False,
+            "backbones.resnet18.stem: unknown value 'False', known: cifar, imagenet; YAML reads",
+        ),
+    ],
+)
+def test_a_value_of_another_kind_says_what_is_expected(tiny_config: dict[str, Any], path: str, value: Any, said: str) -> None:
+    test_what_does_not_fit_is_one_line(tiny_config, path, value, said)
+
+
+def test_a_tilde_is_ones_home_in_every_path(
+    tiny_config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "weights.pt").write_bytes(b"")
+    tiny_config["backbones"]["resnet18"]["checkpoint"] = "~/weights.pt"
+    tiny_config["datasets"]["digits"]["source"] = {"name": "imagefolder", "folder": "~/photos"}
+    tiny_config["benchmarks"] = {"folder": "~"}
+    whole = checked(tiny_config)
+    assert whole["backbones"]["resnet18"]["checkpoint"] == f"{tmp_path}/weights.pt"
+    assert whole["datasets"]["digits"]["source"]["folder"] == f"{tmp_path}/photos"
+    assert whole["benchmarks"]["folder"] == str(tmp_path)
+
+
+def test_every_key_that_is_a_path_is_marked() -> None:
+    """A new one cannot be forgotten: texts that may be left out are names or paths, and these are the names."""
+    schema = yaml.safe_load(SCHEMA.read_text())
+    marked: dict[str, bool] = {}
+
+    def walk(part: dict[str, Any]) -> None:
+        for key, value in part.get("properties", {}).items():
+            if isinstance(value.get("type"), list) and "string" in value["type"] and "null" in value["type"]:
+                marked[key] = value.get("format") == "path"
+            walk(value)
+
+    for part in [schema, *schema["properties"].values(), *schema["$defs"].values()]:
+        walk(part)
+    assert {key for key, path in marked.items() if not path} == {"score"}
+    assert {"checkpoint", "folder"} <= {key for key, path in marked.items() if path}
+    for kind in KINDS:
+        for name in plugins.names(kind):
+            declared = plugins.constants(plugins.source(kind, name))
+            missing = {key for key, default in declared.get("OPTIONS", {}).items() if default is None}
+            assert missing == set(declared.get("PATHS", [])), (kind, name)

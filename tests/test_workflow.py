@@ -296,7 +296,7 @@ REFUSED = {
     "an unknown score": (("methods", "calexnet", "score"), "confidance", "did you mean 'confidence'"),
     "an unknown policy": (("methods", "calexnet", "policies"), ["cpm_ful"], "did you mean 'cpm_full'"),
     "a missing checkpoint": (("backbones", "resnet18", "checkpoint"), "no/such.pt", "no such file 'no/such.pt'"),
-    "a value of the wrong type": (("seeds",), ["zero"], "seeds.0: 'zero' is not of type 'integer'"),
+    "a value of the wrong type": (("seeds",), ["zero"], "seeds.0: expected a whole number, got 'zero'"),
     "a value out of range": (("datasets", "digits", "training", "epochs"), 0, "training.epochs: 0 is less than the minimum"),
 }
 

@@ -13,6 +13,7 @@ from calex.images import Images
 # is not the published one. val: how many training images are held out for
 # validation, in proportion to classes. split_seed: which fixed split.
 OPTIONS = {"folder": None, "md5": None, "val": 5000, "split_seed": 0}
+PATHS = ["folder"]
 RANGES = {"val": "[1, inf)", "split_seed": "[0, 4294967295]"}
 MEMORY_MB = 1500  # that decoding takes at its peak
 

@@ -12,6 +12,7 @@ from calex.images import Images
 # labels: the 100 fine ones or the 20 coarse ones. folder: where the archive or its files are; None downloads it.
 # val: how many training images are held out for validation, in proportion to classes. split_seed: which fixed split.
 OPTIONS = {"labels": "fine", "folder": None, "md5": None, "val": 5000, "split_seed": 0}
+PATHS = ["folder"]
 RANGES = {"val": "[1, inf)", "split_seed": "[0, 4294967295]"}
 MEMORY_MB = 1500  # that decoding takes at its peak
 CHOICES = {"labels": ["fine", "coarse"]}

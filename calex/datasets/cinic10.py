@@ -24,6 +24,7 @@ from calex.progress import say
 # is not the published one. per_class: how many images each class must have in
 # each of the three parts; the official number is a check that nothing is missing.
 OPTIONS = {"folder": None, "md5": None, "per_class": 9000}
+PATHS = ["folder"]
 RANGES = {"per_class": "[1, inf)"}
 MEMORY_MB = 2000  # that decoding takes at its peak
 

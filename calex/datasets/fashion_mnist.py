@@ -19,6 +19,7 @@ from calex.images import Images
 # dataset-fashion-mnist where it is installed and downloads them otherwise. val: how many training images are held out
 # for validation, in proportion to classes. split_seed: which fixed split.
 OPTIONS = {"folder": None, "val": 5000, "split_seed": 0}
+PATHS = ["folder"]
 RANGES = {"val": "[1, inf)", "split_seed": "[0, 4294967295]"}
 MEMORY_MB = 1000  # that decoding takes at its peak
 

@@ -37,6 +37,7 @@ OPTIONS: dict[str, Any] = {
     "white": 0.0,
     "max_pixels": 200_000_000,
 }
+PATHS = ["folder"]
 RANGES = {
     "size": "[1, inf)",
     "val": "(0, inf)",

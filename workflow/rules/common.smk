@@ -7,10 +7,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from snakemake.common.configfile import load_configfile
-
 from calex import datasets, plan, plugins, recipes, slurm, sources
-from calex.config import merged, read_yaml, validated
+from calex.config import merged, read_layers, read_yaml, validated
 from calex.errors import CalexError, suggestion
 from calex.files import canonical_json
 
@@ -26,16 +24,6 @@ def refuse(error):
     os._exit(2)
 
 
-try:
-    if Path(CONFIG).exists():
-        read_yaml(CONFIG)  # snakemake's own complaint about a damaged file names neither file nor line
-except CalexError as error:
-    refuse(error)
-
-
-configfile: CONFIG
-
-
 GIVEN = [
     os.path.relpath(file) if Path(file).is_relative_to(Path.cwd()) else str(file) for file in workflow.overwrite_configfiles
 ]
@@ -46,9 +34,18 @@ if ALONE:
 BASE = [CONFIG] if Path(CONFIG).exists() and not ALONE else []
 
 try:
+    LAYERS = read_layers([*BASE, *GIVEN])  # Snakemake's own complaint about a damaged file names neither file nor line
+except CalexError as error:
+    refuse(error)
+
+
+configfile: CONFIG
+
+
+try:
     # Snakemake has merged the files already, but so that a head of another name would keep the options of the one below.
     config = validated(
-        merged([*map(load_configfile, [*BASE, *GIVEN]), workflow.config_settings.config]),
+        merged([*LAYERS, workflow.config_settings.config]),
         read_yaml(HERE / "schemas" / "config.schema.yaml"),
         " + ".join(
             [*BASE, *map(str, workflow.overwrite_configfiles), *(["--config"] if workflow.config_settings.config else [])]

@@ -1,0 +1,130 @@
+"""What the entries of a config say of one another, of plugins and of files: every name must refer to something."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from calex import networks, plan, plugins, recipes
+from calex.errors import CalexError, Faults, suggestion
+from calex.scores import SCORES
+
+# Which kind of plugin each block of a method names.
+METHOD = {"recipe": "recipes", "head": "heads", "target": "targets", "weighting": "weightings"}
+
+# Names that mean something else in tables and file names.
+RESERVED = {"methods": {"backbone"}, "policies": {"oracle", "none"}}
+
+
+def complete(config: dict[str, Any], broken: set[tuple[str, str]]) -> Faults:
+    """Complete each plugin's block, give each method as its policies and its variants; returns all that does not fit.
+
+    broken: entries whose faults are known already: (section, name). They count as names and are not looked into.
+    """
+    found = Faults()
+    for section, reserved in RESERVED.items():
+        found.extend(
+            f"{section}.{name}: this name is taken; choose another" for name in sorted(reserved & set(config[section]))
+        )
+
+    def entries(section: str) -> dict[str, Any]:
+        return {name: entry for name, entry in config[section].items() if (section, name) not in broken}
+
+    backbones, policies = entries("backbones"), entries("policies")
+    trained = {
+        f"results/{name}/{entry}/backbone.safetensors"
+        for name, dataset in entries("datasets").items()
+        for entry in dataset["backbones"]
+        if entry in backbones and backbones[entry]["checkpoint"] is None
+    }
+    for name, dataset in entries("datasets").items():
+        _dataset(f"datasets.{name}", dataset, config, backbones, found)
+    for name, backbone in backbones.items():
+        _backbone(f"backbones.{name}", backbone, trained, found)
+    for name, method in entries("methods").items():
+        config["methods"][name] = _method(f"methods.{name}", method, config, policies, found)
+    for name, policy in policies.items():
+        config["policies"][name] = _policy(f"policies.{name}", policy, found)
+    return found
+
+
+def _known(name: str, known: Any, where: str) -> None:
+    if name not in known:
+        raise CalexError(f"{where}: unknown name '{name}', {suggestion(name, known)}")
+
+
+def _dataset(where: str, dataset: dict[str, Any], config: dict[str, Any], backbones: Mapping[str, Any], found: Faults) -> None:
+    with found.gather():
+        dataset["source"] = plugins.complete("datasets", dataset["source"], f"{where}.source")
+    for key, section in (("backbones", "backbones"), ("methods", "methods"), ("ours", "methods")):
+        for entry in dataset[key]:
+            with found.gather():
+                _known(entry, config[section], f"{where}.{key}")
+    for entry in dataset["backbones"]:
+        if dataset["head_holdout"] and backbones.get(entry, {}).get("checkpoint") is not None:
+            found.append(
+                f"{where}.head_holdout: the backbone '{entry}' is a checkpoint, which may have seen every image; set it to 0"
+            )
+
+
+def _backbone(where: str, backbone: dict[str, Any], trained: set[str], found: Faults) -> None:
+    if networks.is_own(backbone["network"]):
+        try:
+            networks.sources(backbone["network"])
+        except CalexError as error:
+            found.append(f"{where}.{error}")
+    checkpoint = backbone["checkpoint"]
+    if checkpoint is not None and checkpoint not in trained and not Path(checkpoint).is_file():
+        found.append(f"{where}.checkpoint: no such file '{checkpoint}'; give the path of the weights, or null to train")
+
+
+def _method(
+    where: str, method: dict[str, Any], config: dict[str, Any], policies: Mapping[str, Any], found: Faults
+) -> dict[str, Any]:
+    for entry in method["policies"]:
+        with found.gather():
+            _known(entry, config["policies"], f"{where}.policies")
+    variants: dict[str, dict[str, Any]] = {}
+    with found.gather():
+        variants = plan.variants(method, where)
+    own = Faults()  # of several variants, which have much in common
+    for variant in variants.values():
+        before = len(own)
+        for key, kind in METHOD.items():
+            with own.gather():
+                variant[key] = plugins.complete(kind, variant[key], f"{where}.{key}")
+        with own.gather():
+            _known(variant["score"], SCORES, f"{where}.score")
+        with own.gather():
+            _known(variant["correct"], ("label", "backbone"), f"{where}.correct")
+        if len(own) == before:
+            _recipe(where, variant, {name: policies[name]["score"] for name in method["policies"] if name in policies}, own)
+    found.extend(dict.fromkeys(own))
+    return {"policies": method["policies"], "variants": variants}
+
+
+def _recipe(where: str, variant: dict[str, Any], policies: Mapping[str, str | None], found: Faults) -> None:
+    """What a recipe asks of the other parts of its method."""
+    recipe = variant["recipe"]["name"]
+    with found.gather():
+        recipes.check_target(recipe, variant["target"]["name"], f"{where}.target")
+    with found.gather():
+        recipes.check_score(recipe, variant["score"], f"{where}.score")
+    for name, score in policies.items():
+        if score in SCORES:  # what is no score is an error of the policy
+            with found.gather():
+                recipes.check_score(recipe, score, f"{where}.policies: {name}: score")
+    with found.gather():
+        recipes.check_weighting(recipe, variant["weighting"]["name"], f"{where}.weighting")
+
+
+def _policy(where: str, policy: dict[str, Any], found: Faults) -> dict[str, Any]:
+    score = policy["score"]
+    options = {key: value for key, value in policy.items() if key != "score"}  # any policy has it: no plugin's option
+    with found.gather():
+        if score is not None:
+            _known(score, SCORES, f"{where}.score")
+    with found.gather():
+        options = plugins.complete("policies", options, where)
+    return {"score": score, **options}
