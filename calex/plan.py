@@ -54,6 +54,8 @@ def variants(method: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
             if len(several) > 1:
                 said.append(f"{'.'.join(place) if shared[place[-1]] > 1 else place[-1]}={spelt(value)}")
         name = ",".join(said) or "default"
+        if "/" in name:
+            raise CalexError(f"{where}: the variant {name} would be a folder's name, which holds no '/'; make a method of each")
         if name in found:
             raise CalexError(f"{where}: the variant {name} comes twice; list each value once")
         found[name] = chosen
@@ -112,7 +114,7 @@ def points(config: dict[str, Any], dataset: str) -> list[str]:
 
 def sequential(variant: dict[str, Any]) -> bool:
     """Does a variant's weighting need the branches before? Then its branches train one after the other."""
-    return bool(plugins.constants(plugins.source("weightings", variant["weighting"]["name"])).get("SEQUENTIAL", False))
+    return bool(plugins.constants("weightings", variant["weighting"]["name"]).get("SEQUENTIAL", False))
 
 
 def records(config: dict[str, Any], dataset: str) -> list[tuple[Cascade, str, str]]:

@@ -1,74 +1,57 @@
 """What exists under a name: one file a thing, found by its name, imported only when it is used.
 
-A *kind* is a folder of this package (`heads`, `policies`, …). A file in it is a plugin: its name is what
-the config says, its literal `OPTIONS` are the keys its config block may hold with their defaults, `CHOICES` the
-words that some of them may be, `RANGES` the interval of each number (`calex.ranges`), `PATHS` the keys in which `~`
-is one's home folder. All are read from the source
-without importing it, so that checking a config never loads torch. A default of None stands for a path or a name that
-may be left out.
+A *kind* is a folder of this package (`heads`, `policies`, …). A file in it is a plugin, and its name is what the config
+says; a name with dots (`my_parts.average`) is a plugin outside the package, a module where one runs the workflow or on
+Python's path. What its functions must be stands in `calex.contracts`. Its literal `OPTIONS` are the keys that its
+config block may hold with their defaults, `CHOICES` the words that some of them may be, `RANGES` the interval of each
+number (`calex.ranges`), `PATHS` the keys in which `~` is one's home folder. All are read from the source without
+importing it, so that checking a config never loads torch. A default of None stands for a path or a name that may be
+left out.
 """
 
 from __future__ import annotations
 
-import ast
 import importlib
 import math
 import os
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, Literal, overload
 
+from calex import contracts, imports
 from calex.errors import CalexError, suggestion, unquoted
+from calex.imports import Source
 from calex.ranges import FINITE, misfit
-
-PACKAGE = Path(__file__).parent
 
 # JSON has no infinity: in a completed block it is this word, for a plugin's function it is a number again.
 INFINITY = "inf"
 
 
 def names(kind: str) -> list[str]:
-    """Every plugin of a kind, sorted."""
-    return sorted(file.stem for file in (PACKAGE / kind).glob("*.py") if not file.stem.startswith("_"))
+    """Every plugin of a kind in this package, sorted."""
+    return sorted(file.stem for file in (imports.PACKAGE / kind).glob("*.py") if not file.stem.startswith("_"))
+
+
+def located(kind: str, name: str, where: str | None = None) -> Source:
+    """The source of a plugin; `where` says in an error which key or flag asked for it."""
+    where = where or kind
+    if "." in name:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise CalexError(f"{where}: '{name}' is not of the form folder.file, the dotted name of a Python module")
+        return imports.located(name, where)
+    if name not in names(kind):
+        raise CalexError(f"{where}: unknown name '{name}', {suggestion(str(name), names(kind))}")
+    return imports.inside(f"{kind}/{name}.py")
 
 
 def source(kind: str, name: str, where: str | None = None) -> Path:
-    """The file of a plugin; `where` says in an error which key or flag asked for it."""
-    if name not in names(kind):
-        raise CalexError(f"{where or kind}: unknown name '{name}', {suggestion(str(name), names(kind))}")
-    return PACKAGE / kind / f"{name}.py"
+    """The file of a plugin."""
+    return located(kind, name, where).file
 
 
-@cache
-def parsed(file: Path) -> ast.Module:
-    """A source file's syntax tree; an error in it is one line with its place."""
-    try:
-        return ast.parse(file.read_bytes())
-    except SyntaxError as error:
-        raise CalexError(f"{file}, line {error.lineno or 1}: {error.msg}; mend the file") from None
-    except ValueError as error:  # a null byte
-        raise CalexError(f"{file}: {error}; mend the file") from None
-
-
-@cache
-def constants(file: Path) -> dict[str, Any]:
-    """The literal module-level assignments of a source file, annotated or not, without running it."""
-    found = {}
-    for node in parsed(file).body:
-        if isinstance(node, ast.Assign):
-            target, value = node.targets[0], node.value
-        elif isinstance(node, ast.AnnAssign) and node.value is not None:
-            target, value = node.target, node.value
-        else:
-            continue
-        if isinstance(target, ast.Name):
-            try:
-                found[target.id] = ast.literal_eval(value)
-            except ValueError:
-                continue
-    return found
+def constants(kind: str, name: str) -> dict[str, Any]:
+    """The literal assignments of a plugin's module, without running it."""
+    return imports.constants(source(kind, name))
 
 
 def complete(kind: str, block: dict[str, Any], where: str) -> dict[str, Any]:
@@ -77,7 +60,8 @@ def complete(kind: str, block: dict[str, Any], where: str) -> dict[str, Any]:
     Raises CalexError for unknown options, with their near miss, and for values of another kind or out of range.
     """
     file = source(kind, block["name"], f"{where}.name")
-    declared = constants(file)
+    contracts.check_source(kind, file, f"{where}.name")
+    declared = imports.constants(file)
     options, paths = declared.get("OPTIONS", {}), declared.get("PATHS", [])
     faults = [fault for key, value in block.items() if key != "name" for fault in _faults(key, value, file, where)]
     if faults:
@@ -89,7 +73,7 @@ def complete(kind: str, block: dict[str, Any], where: str) -> dict[str, Any]:
 
 def _faults(key: str, value: Any, file: Path, where: str) -> Iterator[str]:
     """What is wrong with one option; `file` is its plugin's."""
-    declared = constants(file)
+    declared = imports.constants(file)
     options, choices, ranges = (declared.get(part, {}) for part in ("OPTIONS", "CHOICES", "RANGES"))
     if key not in options:
         yield f"{where}: unknown key '{key}', {suggestion(key, ['name', *options])}"
@@ -112,10 +96,22 @@ def _faults(key: str, value: Any, file: Path, where: str) -> Iterator[str]:
             yield f"{where}.{key}: {value!r} {wrong}"
 
 
-def load(kind: str, name: str) -> ModuleType:
-    """Import a plugin."""
-    source(kind, name)
-    return importlib.import_module(f"calex.{kind}.{name}")
+@overload
+def load(kind: Literal["datasets"], name: str) -> contracts.DatasetSource: ...
+@overload
+def load(kind: Literal["heads"], name: str) -> contracts.Head: ...
+@overload
+def load(kind: Literal["targets"], name: str) -> contracts.Target: ...
+@overload
+def load(kind: Literal["policies"], name: str) -> contracts.Policy: ...
+@overload
+def load(kind: str, name: str) -> Any: ...
+def load(kind: str, name: str) -> Any:
+    """Import a plugin. Raises CalexError where it does not hold what its kind needs (`calex.contracts`)."""
+    found = located(kind, name)
+    module = imports.load(found, name, kind) if "." in name else importlib.import_module(f"calex.{kind}.{name}")
+    contracts.check_module(kind, module, found.file, kind)
+    return module
 
 
 def options_of(block: dict[str, Any]) -> dict[str, Any]:

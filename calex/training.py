@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from calex.devices import COMPUTE
 from calex.errors import CalexError
 from calex.files import replacing
-from calex.networks import said
+from calex.imports import one_line
 from calex.progress import say, track
 from calex.transform import augment, to_input
 
@@ -89,13 +89,17 @@ class Run:
             with replacing(path) as partial:
                 torch.save(state, partial)
         except RuntimeError as error:  # what torch makes of a disk that is full
-            raise CalexError(f"{path}: cannot be written ({said(error)}); make room and rerun, it goes on from here") from None
+            raise CalexError(
+                f"{path}: cannot be written ({one_line(error)}); make room and rerun, it goes on from here"
+            ) from None
 
     def take_up(self, path: Path) -> None:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # pickle's errors have no common base
-            raise CalexError(f"{path}: not a readable state of a training run ({said(error)}); delete it and rerun") from None
+            raise CalexError(
+                f"{path}: not a readable state of a training run ({one_line(error)}); delete it and rerun"
+            ) from None
         for name, part in self.parts().items():
             part.load_state_dict(state[name])
         self.epoch, self.batch, self.sums, self.history = (state[key] for key in ("epoch", "batch", "sums", "history"))

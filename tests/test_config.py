@@ -241,7 +241,7 @@ KINDS = ["datasets", "recipes", "heads", "targets", "weightings", "policies"]
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in plugins.names(kind)])
 def test_every_number_of_a_plugin_has_a_range_that_holds_its_default(kind: str, name: str) -> None:
-    declared = plugins.constants(plugins.source(kind, name))
+    declared = plugins.constants(kind, name)
     options, ranges = declared.get("OPTIONS", {}), declared.get("RANGES", {})
     assert set(ranges) == {key for key, value in options.items() if type(value) in (int, float)}
     for key, interval in ranges.items():
@@ -356,6 +356,6 @@ def test_every_key_that_is_a_path_is_marked() -> None:
     assert {"checkpoint", "folder"} <= {key for key, path in marked.items() if path}
     for kind in KINDS:
         for name in plugins.names(kind):
-            declared = plugins.constants(plugins.source(kind, name))
+            declared = plugins.constants(kind, name)
             missing = {key for key, default in declared.get("OPTIONS", {}).items() if default is None}
             assert missing == set(declared.get("PATHS", [])), (kind, name)

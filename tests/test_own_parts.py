@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 import torch
 import yaml
-from conftest import REPOSITORY, copied_repository, planned, run_snakemake
+from conftest import REPOSITORY, planned, run_snakemake
 
 from calex import images
 from calex.files import read_json
@@ -88,22 +88,20 @@ def test_images_a_network_and_a_checkpoint_of_ones_own(tmp_path: Path) -> None:
 
 def test_a_head_a_recipe_and_a_policy_are_a_file_and_a_line_each(tiny: Path, tmp_path: Path) -> None:
     text = section("config/extending.md", "A method of your own")
-    files, (lines,) = re.findall(r"^`(calex/\w+/\w+\.py)`", text, re.MULTILINE), blocks(text, "yaml")
-    assert [Path(file).parts[1] for file in files] == ["heads", "recipes", "policies"]
+    files, (lines,) = re.findall(r"^`(my_parts/\w+\.py)`", text, re.MULTILINE), blocks(text, "yaml")
+    assert len(files) == 3
     own = shutil.copytree(tiny, tmp_path / "own")
-    copy = copied_repository(tmp_path / "copy")
     for file, code in zip(files, blocks(text, "python"), strict=True):
-        assert not (copy / file).exists()
-        write(copy / file, code)
-    mine = write(tmp_path / "mine.yaml", lines)
+        write(own / file, code)
+    mine = write(own / "mine.yaml", lines)
     brief = {"methods": {"supervised": {"recipe": {"epochs": 2}}}, "policies": {"equal_shares": {"steps": 5}}}
     report, config = "results/pareto_digits.html", [TINY, mine, write(tmp_path / "brief.yaml", brief)]
 
     # What was finished stays: only the new method's jobs run, and those that put all side by side.
     expected = {"train_branches": 1, "calibrate": 1, "evaluate": 2, "pareto": 1, "compare": 1, "report": 1}
-    assert planned(run_snakemake(own, report, "-n", config=config, repository=copy).stdout) == expected
+    assert planned(run_snakemake(own, report, "-n", config=config).stdout) == expected
     before = pl.read_parquet(own / "results/points_digits.parquet")
-    done = run_snakemake(own, report, "--cores", "2", config=config, repository=copy)
+    done = run_snakemake(own, report, "--cores", "2", config=config)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
     points = pl.read_parquet(own / "results/points_digits.parquet")
@@ -118,3 +116,104 @@ def test_a_head_a_recipe_and_a_policy_are_a_file_and_a_line_each(tiny: Path, tmp
         assert abs(gone - share) < 0.1
     assert swept["exit_share"].list.last().to_list()[0] == 0 and swept["exit_share"].list.last().to_list()[-1] == 1
     assert "supervised" in (own / report).read_text(encoding="utf-8")
+
+
+# A plugin of each kind, by the key of the config that names it; each leans on one of the package.
+PARTS = {
+    "source": """
+from calex.datasets import digits
+OPTIONS = {"val": 300, "test": 300}
+def load(resources, val, test):
+    return digits.load(resources, val, test, split_seed=0)
+""",
+    "head": """
+from my_parts.shared import module
+OPTIONS = {"filters": 4}
+RANGES = {"filters": "[1, inf)"}
+def build(channels, height, width, filters):
+    return module(channels, filters)
+""",
+    "target": """
+from calex.targets import labels as of_labels
+def losses(logits, log_softmax, labels):
+    return of_labels.losses(logits, log_softmax, labels)
+""",
+    "weighting": """
+import numpy as np
+SEQUENTIAL = True
+OPTIONS = {"floor": 0.1}
+RANGES = {"floor": "(0, 1]"}
+def survival(validation, train, correct, **_):
+    return 1.0 - train.scores[-1] * 0.5
+def weights(u, floor):
+    kept = np.maximum(u, floor)
+    return kept / kept.mean()
+""",
+    "recipe": """
+from calex.recipes import branchwise
+def train(branch, loader, weights, target, settings, correct, device, label):
+    options = branchwise.OPTIONS | {"epochs": 1}
+    return branchwise.train(branch, loader, weights, target, options, correct, device, label)
+""",
+    "policy": """
+import numpy as np
+OPTIONS = {"steps": 3}
+RANGES = {"steps": "[1, inf)"}
+def parameters(steps):
+    return [{"cut": step / steps} for step in range(steps + 1)]
+def thresholds(exits, swept, correct, steps):
+    return np.stack([np.full((len(exits.scores), exits.classes), point["cut"]) for point in swept])
+""",
+}
+SHARED = """
+from torch import nn
+def module(channels, filters):
+    core = nn.Sequential(nn.Conv2d(channels, filters, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    core.width = filters
+    return core
+"""
+
+# What runs again after an edit of each. A dataset's images are the same ones after the edit, but nobody can know that
+# before they are decoded.
+LAST = {"pareto": 1, "compare": 1, "report": 1}
+CASCADE = {"train_branch": 3, "weigh_survivors": 2, "calibrate": 1, "evaluate": 2, **LAST}
+RERUN = {
+    "source": {"prepare_dataset": 1, "measure_taps": 1, "train_backbone": 1, "cache_features": 3, **CASCADE},
+    "head": CASCADE,
+    "shared": CASCADE,
+    "target": CASCADE,
+    "recipe": CASCADE,
+    "weighting": {**CASCADE, "train_branch": 2},
+    "policy": {"calibrate": 1, "evaluate": 1, **LAST},
+}
+
+
+def test_a_plugin_of_each_kind_from_a_users_folder_and_what_an_edit_reruns(tmp_path: Path) -> None:
+    """The real workflow with every kind outside the package; then each file is edited, and the dry run lists its jobs."""
+    report, parts = "results/pareto_digits.html", tmp_path / "my_parts"
+    for kind, code in {**PARTS, "shared": SHARED}.items():
+        write(parts / f"{kind}.py", code)
+    content = yaml.safe_load(TINY.read_text())
+    content["datasets"]["digits"] |= {"source": {"name": "my_parts.source", "val": 350}, "methods": ["mine"], "views": 1}
+    content["methods"] = {
+        "mine": {key: {"name": f"my_parts.{key}"} for key in ("head", "target", "weighting", "recipe")}
+        | {"score": "max_softmax", "policies": ["shares"]}
+    }
+    content["policies"] = {"shares": {"name": "my_parts.policy"}}
+    config = write(tmp_path / "mine.yaml", content)
+    done = run_snakemake(tmp_path, report, "--cores", "2", config=config)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    points = pl.read_parquet(tmp_path / "results/points_digits.parquet")
+    mine = points.filter((pl.col("policy") == "shares") & (pl.col("split") == "val"))
+    assert mine["n"].unique().to_list() == [350] and len(mine) == 4
+    assert planned(run_snakemake(tmp_path, report, "-n", config=config).stdout) == {}
+    for kind, jobs in RERUN.items():
+        file = parts / f"{kind}.py"
+        before = file.read_text()
+        file.write_text(before + "# edited\n")
+        assert planned(run_snakemake(tmp_path, report, "-n", config=config).stdout) == jobs, kind
+        file.write_text(before)
+    assert planned(run_snakemake(tmp_path, report, "-n", config=config).stdout) == {}
+    # A file that takes no part is of no account; nor is one that is new.
+    write(parts / "other.py", "from my_parts import head\n")
+    assert planned(run_snakemake(tmp_path, report, "-n", config=config).stdout) == {}

@@ -69,6 +69,12 @@ def test_a_list_of_names_is_refused() -> None:
         plan.variants(changed(head={"name": ["prototype", "ztw"]}), "methods.m")
 
 
+def test_a_value_that_cannot_name_a_folder_is_refused() -> None:
+    with pytest.raises(CalexError, match=r"methods\.m: the variant file=a/b would be a folder's name, which holds no '/'"):
+        plan.variants(changed(head={"file": ["a/b", "c"]}), "methods.m")
+    assert set(plan.variants(changed(head={"file": "a/b"}), "methods.m")) == {"default"}
+
+
 def test_each_value_of_a_list_is_checked() -> None:
     content = yaml.safe_load((REPOSITORY / "tests/tiny.yaml").read_text())
     content["methods"]["calexnet"]["target"]["temperature"] = [4.0, "hot"]

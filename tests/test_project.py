@@ -133,7 +133,7 @@ def test_every_key_of_the_config_is_explained() -> None:
 def test_every_option_of_a_plugin_is_explained_with_its_default(kind: str) -> None:
     rows = (REPOSITORY / "config/README.md").read_text().splitlines()
     for name in plugins.names(kind):
-        for option, default in plugins.constants(plugins.source(kind, name)).get("OPTIONS", {}).items():
+        for option, default in plugins.constants(kind, name).get("OPTIONS", {}).items():
             spelt = json.dumps(default).strip('"')  # null, false: as YAML has them
             assert [row for row in rows if f"| `{option}` |" in row and row.endswith(f"| `{spelt}` |")], (
                 name,

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from calex import plugins, sources
+from calex import imports, plugins, sources
 from calex.errors import CalexError
-from calex.plugins import PACKAGE
+from calex.imports import PACKAGE
 
+BUILD = "def build(channels, height, width, **options): ...\n"
 BRANCH = {"recipe": {"name": "branchwise"}, "head": {"name": "prototype"}, "target": {"name": "kl"}}
 
 
@@ -57,59 +58,61 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("__init__.py", "page.py", "page.html", "heads/__init__.py", "heads/_shared.py", "heads/other.py"):
         (folder / name).write_text("")
     monkeypatch.setattr(sources, "PACKAGE", folder)
-    monkeypatch.setattr(plugins, "PACKAGE", folder)
+    monkeypatch.setattr(imports, "PACKAGE", folder)
     return folder
 
 
 def closure(package: Path, code: str) -> set[str]:
-    head = package / "heads/mine.py"
-    head.write_text(code)
-    return {str(file.relative_to(package)) for file in sources.closure([head])}
+    (package / "heads/mine.py").write_text(code)
+    return {source.name.removeprefix("calex/") for source in imports.closure([imports.inside("heads/mine.py")])}
 
 
 @pytest.mark.parametrize(
     ("code", "found"),
     [
-        ("from . import _shared", {"heads/__init__.py", "heads/_shared.py"}),
-        ("from ._shared import thing", {"heads/__init__.py", "heads/_shared.py"}),
-        ("from .. import page", {"__init__.py", "page.py", "page.html"}),
-        ("from ..heads.other import thing", {"__init__.py", "heads/__init__.py", "heads/other.py"}),
-        ("from calex.heads import other", {"__init__.py", "heads/__init__.py", "heads/other.py"}),
+        ("from . import _shared", {"heads/_shared.py"}),
+        ("from ._shared import thing", {"heads/_shared.py"}),
+        ("from .. import page", {"page.py"}),
+        ("from ..heads.other import thing", {"heads/other.py"}),
+        ("from calex.heads import other", {"heads/other.py"}),
+        ("def later():\n    from calex import page", {"page.py"}),
+        ("if TYPE_CHECKING:\n    from calex import page\nelse:\n    from calex.heads import other", {"heads/other.py"}),
         ("import numpy", set()),
     ],
 )
 def test_relative_imports_are_followed_too(package: Path, code: str, found: set[str]) -> None:
-    assert closure(package, code) - {"__init__.py"} == (found | {"heads/mine.py"}) - {"__init__.py"}
+    assert closure(package, code) == found | {"heads/mine.py", "__init__.py", "heads/__init__.py"}
 
 
 def test_more_dots_than_packages_is_one_line(package: Path) -> None:
-    with pytest.raises(CalexError, match=r"mine\.py: an import goes beyond the package"):
+    with pytest.raises(CalexError, match=r"mine\.py, line 1: an import goes beyond its package"):
         closure(package, "from ..... import thing")
 
 
 def test_what_an_editor_leaves_behind_is_not_read(package: Path) -> None:
     for name in ("mine.py.bak", "mine.py~", "mine.pyc", "mine.orig"):
         (package / "heads" / name).write_text("x")
-    assert closure(package, "") == {"heads/mine.py"}
+    assert closure(package, "") == {"__init__.py", "heads/__init__.py", "heads/mine.py"}
 
 
 def test_annotated_constants_are_read_and_a_syntax_error_is_one_line(package: Path) -> None:
     head = package / "heads/annotated.py"
-    head.write_text("OPTIONS: dict[str, object] = {'width': 3}\nlater: int\nRANGES: dict = {'width': '[1, inf)'}\n")
-    assert plugins.constants(head) == {"OPTIONS": {"width": 3}, "RANGES": {"width": "[1, inf)"}}
+    code = "OPTIONS: dict[str, object] = {'width': 3}\nlater: int\nRANGES: dict = {'width': '[1, inf)'}\n"
+    head.write_text(code + BUILD)
+    assert plugins.constants("heads", "annotated") == {"OPTIONS": {"width": 3}, "RANGES": {"width": "[1, inf)"}}
     assert plugins.complete("heads", {"name": "annotated"}, "head") == {"name": "annotated", "width": 3}
     for number, code in enumerate(("OPTIONS = {\n'a': = 1}\n", "\nx = '\xe9", "a\0b")):
         broken = package / f"heads/broken{number}.py"
         broken.write_text(code)
-        for read in (plugins.constants, sources.imported):
+        for read in (imports.constants, imports.defined, lambda file: imports.imported(imports.Source(file, package.parent))):
             with pytest.raises(CalexError, match=rf"broken{number}\.py.*mend the file") as caught:
                 read(broken)
             assert "\n" not in str(caught.value)
     with pytest.raises(CalexError, match=r"broken0\.py, line 2: "):
-        plugins.constants(package / "heads/broken0.py")
+        imports.constants(package / "heads/broken0.py")
 
 
 def test_a_range_that_cannot_be_read_names_the_file(package: Path) -> None:
-    (package / "heads/loose.py").write_text("OPTIONS = {'width': 3}\nRANGES = {'width': '1..'}\n")
+    (package / "heads/loose.py").write_text("OPTIONS = {'width': 3}\nRANGES = {'width': '1..'}\n" + BUILD)
     with pytest.raises(CalexError, match=r"loose\.py: RANGES of 'width': '1\.\.' is no interval"):
         plugins.complete("heads", {"name": "loose", "width": 4}, "head")

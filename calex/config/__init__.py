@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from calex.config import references, schema
@@ -32,6 +33,19 @@ def validated(config: Mapping[str, Any], rules: dict[str, Any], where: str) -> d
         lines += references.complete(whole, broken)
     if not lines:
         return whole
+    lines = _together(lines)
     if len(lines) == 1:
         raise CalexError(f"{where}: {lines[0]}")
     raise CalexError(f"{where}: {len(lines)} faults\n" + "\n".join(f"  {line}" for line in lines))
+
+
+def _together(faults: Iterable[str]) -> list[str]:
+    """One line for a fault that several entries of a section have, as the children of one parent do."""
+    entries: dict[tuple[str, str], list[str]] = {}
+    for fault in faults:
+        section, name, rest = re.fullmatch(r"(?s)(?:(\w+)\.(\w+))?(.*)", fault).groups(default="")  # type: ignore[union-attr]
+        entries.setdefault((section, rest), []).append(name)
+    return [
+        (f"{section}.{name}" if section else "") + rest + (f" (also: {', '.join(others)})" if others else "")
+        for (section, rest), (name, *others) in entries.items()
+    ]

@@ -25,14 +25,24 @@ TYPES = {
 
 
 def faults(config: dict[str, Any], schema: dict[str, Any]) -> list[tuple[tuple[str, ...], str]]:
-    """[(path, line)] of all that does not fit, in the order of the schema."""
+    """[(path, line)] of all that does not fit, in the order of the config."""
     found = {
         (tuple(str(part) for part in problem.absolute_path), line): None
         for problem in Draft202012Validator(schema).iter_errors(config)
         for line in _lines(problem)
     }
     infinite = [(place, f"{'.'.join(place)}: {number} is not finite") for place, number in _infinite(config, schema, schema)]
-    return [*found, *infinite]
+    return sorted([*found, *infinite], key=lambda fault: _position(config, fault[0]))
+
+
+def _position(value: Any, path: tuple[str, ...]) -> list[int]:
+    """Where a path stands in a config: the number of each of its keys among those beside it."""
+    position = []
+    for part in path:
+        number = int(part) if isinstance(value, list) else list(value).index(part)
+        position.append(number)
+        value = list(value)[number] if isinstance(value, list) else value[part]
+    return position
 
 
 def _resolved(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,4 @@
-"""One file a policy: it turns exits into thresholds and never retrains a branch.
-
-`parameters(**options)` gives the P operating points that are swept, cheapest first, each a dictionary of numbers;
-`thresholds(exits, parameters, correct, **options)` gives (P, K, C) float64 from the exits of validation images: an image
-leaves at branch k if its score there is at least that of the class it answers. −∞ lets every image go, +∞ none.
+"""One file a policy, with the functions of `calex.contracts.Policy`: it turns exits into thresholds and retrains nothing.
 
 A policy may have two things more. `diagnosis(exits, **options)` gives what it knows about whether these images are enough to
 choose thresholds from: numbers by name, for `{policy}.calibration.json`, and warnings, one line each. `REMEDY` says what else

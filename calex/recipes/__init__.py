@@ -1,10 +1,6 @@
-"""One file a training recipe.
+"""One file a training recipe, with the function of `calex.contracts.Recipe`, by which branches train one a job.
 
-`JOINT = False`: branches train one a job, `train(branch, loader, weights, target, settings, correct, device, label)`.
-
-`JOINT = True`: all branches of a cascade train in one job. `build(head, shapes, classes, shared_core, settings, seed)`
-gives a `Cascade`, of which `train(cascade, loader, target, settings, costs, seed, device, label)` learns; the loader
-reads all taps aligned, and every image counts the same.
+`JOINT = True`: all branches of a cascade train in one job, with the functions of `calex.contracts.JointRecipe`.
 
 `SCORES` and `TARGETS` name the scores that its exits hold and the targets that it can learn; without them, all.
 """
@@ -18,7 +14,7 @@ from calex.scores import SCORES
 
 def constant(name: str, key: str, default: object) -> object:
     """What a recipe says of itself, read without importing it."""
-    return plugins.constants(plugins.source("recipes", name)).get(key, default)
+    return plugins.constants("recipes", name).get(key, default)
 
 
 def joint(name: str) -> bool:
@@ -28,7 +24,7 @@ def joint(name: str) -> bool:
 
 def check_target(recipe: str, target: str, where: str) -> None:
     """An error, if the recipe cannot learn this target."""
-    _among(recipe, target, constant(recipe, "TARGETS", plugins.names("targets")), f"{where}.name", "learns no target")
+    _among(recipe, target, constant(recipe, "TARGETS", [target]), f"{where}.name", "learns no target")
 
 
 def check_score(recipe: str, score: str, where: str) -> None:
@@ -38,7 +34,7 @@ def check_score(recipe: str, score: str, where: str) -> None:
 
 def check_weighting(recipe: str, weighting: str, where: str) -> None:
     """An error, if the weighting looks at earlier branches and the recipe trains all at once."""
-    if joint(recipe) and plugins.constants(plugins.source("weightings", weighting)).get("SEQUENTIAL", False):
+    if joint(recipe) and plugins.constants("weightings", weighting).get("SEQUENTIAL", False):
         raise CalexError(
             f"{where}.name: '{weighting}' looks at earlier branches, but the recipe '{recipe}' trains all at once; use uniform"
         )
