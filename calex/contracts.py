@@ -184,9 +184,9 @@ def check_source(kind: str, file: Path, where: str) -> None:
             )
     options = constants.get("OPTIONS", {})
     for key, default in options.items():
-        if not isinstance(key, str) or not isinstance(default, bool | int | float | str | None):
+        if not isinstance(key, str) or not isinstance(default, bool | int | float | str | list | None):
             raise CalexError(
-                f"{where}: {file}: OPTIONS: {key!r}: {default!r}; a default is a number, a text, a truth value or None"
+                f"{where}: {file}: OPTIONS: {key!r}: {default!r}; a default is a number, a text, a truth value, a list or None"
             )
     for name in ("CHOICES", "RANGES", "PATHS"):
         if strange := [key for key in constants.get(name, ()) if key not in options]:

@@ -108,7 +108,7 @@ def test_the_path_of_python_counts_too(folder: Path, monkeypatch: pytest.MonkeyP
         ("datasets", "class load_: ...", "has no function 'load'; what is named here must have load(resources, **options)"),
         ("heads", "OPTIONS = dict(a=1)\nbuild = 1", "OPTIONS must be a dict written out in one assignment; it is read without"),
         ("heads", "if True:\n    OPTIONS = {}\nbuild = 1", "OPTIONS must be a dict written out"),
-        ("heads", "OPTIONS = {'a': [1]}\nbuild = 1", "OPTIONS: 'a': [1]; a default is a number, a text, a truth value or None"),
+        ("heads", "OPTIONS = {'a': {}}\nbuild = 1", "OPTIONS: 'a': {}; a default is a number, a text, a truth value, a list or None"),
         ("heads", "RANGES = {'a': '[0, 1]'}\nbuild = 1", "RANGES of 'a', which is not among OPTIONS"),
         ("heads", "def build(:", "line 1: invalid syntax"),
     ],
