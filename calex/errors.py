@@ -11,7 +11,7 @@ from decimal import Decimal, InvalidOperation
 class CalexError(Exception):
     """Bad input. `python -m calex` prints it as one line and leaves with exit code 2.
 
-    Several faults that were found together are several arguments.
+    Several faults that are reported together are several arguments.
     """
 
     def __str__(self) -> str:

@@ -15,7 +15,7 @@ BLOCKS = ("recipe", "head", "target", "weighting")
 
 
 @dataclass(frozen=True)
-class Cascade:
+class CascadeRun:
     """K branches that were trained together: one variant of a method, with one seed."""
 
     dataset: str
@@ -43,25 +43,25 @@ def variants(method: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
         if option == ["name"]:
             raise CalexError(f"{where}.{key}.name: a list; make a method of each, they have other options")
     shared = Counter(place[-1] for place in places)
-    found: dict[str, dict[str, Any]] = {}
+    made: dict[str, dict[str, Any]] = {}
     listed = [fixed[place[0]] if len(place) == 1 else fixed[place[0]][place[1]] for place in places]
     for values in product(*listed):
         chosen = {key: dict(value) if isinstance(value, dict) else value for key, value in fixed.items()}
-        said = []
+        differing = []
         for place, value, several in zip(places, values, listed, strict=True):
             block = chosen if len(place) == 1 else chosen[place[0]]
             block[place[-1]] = value
             if len(several) > 1:
-                said.append(f"{'.'.join(place) if shared[place[-1]] > 1 else place[-1]}={spelt(value)}")
-        name = ",".join(said) or "default"
+                differing.append(f"{'.'.join(place) if shared[place[-1]] > 1 else place[-1]}={spelt(value)}")
+        name = ",".join(differing) or "default"
         if "/" in name:
             raise CalexError(f"{where}: the variant {name} would be a folder's name, which holds no '/'; make a method of each")
-        if name in found:
+        if name in made:
             raise CalexError(f"{where}: the variant {name} comes twice; list each value once")
-        found[name] = chosen
-    if not found:
+        made[name] = chosen
+    if not made:
         raise CalexError(f"{where}: an empty list leaves no variant; give it a value")
-    return found
+    return made
 
 
 def spelt(value: Any) -> str:
@@ -71,11 +71,11 @@ def spelt(value: Any) -> str:
     return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
-def cascades(config: dict[str, Any], dataset: str) -> list[Cascade]:
+def cascades(config: dict[str, Any], dataset: str) -> list[CascadeRun]:
     """Every cascade that a dataset's report holds, from a validated config."""
     entry = config["datasets"][dataset]
     return [
-        Cascade(dataset, backbone, method, variant, seed)
+        CascadeRun(dataset, backbone, method, variant, seed)
         for backbone in entry["backbones"]
         for method in entry["methods"]
         for variant in config["methods"][method]["variants"]

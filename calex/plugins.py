@@ -23,6 +23,9 @@ from calex.errors import CalexError, suggestion, unquoted
 from calex.imports import Source
 from calex.ranges import FINITE, misfit
 
+# The kinds that a config names.
+KINDS = ("datasets", "recipes", "heads", "targets", "weightings", "policies")
+
 # JSON has no infinity: in a completed block it is this word, for a plugin's function it is a number again.
 INFINITY = "inf"
 
@@ -108,9 +111,9 @@ def load(kind: Literal["policies"], name: str) -> contracts.Policy: ...
 def load(kind: str, name: str) -> Any: ...
 def load(kind: str, name: str) -> Any:
     """Import a plugin. Raises CalexError where it does not hold what its kind needs (`calex.contracts`)."""
-    found = located(kind, name)
-    module = imports.load(found, name, kind) if "." in name else importlib.import_module(f"calex.{kind}.{name}")
-    contracts.check_module(kind, module, found.file, kind)
+    origin = located(kind, name)
+    module = imports.load(origin, name, kind) if "." in name else importlib.import_module(f"calex.{kind}.{name}")
+    contracts.check_module(kind, module, origin.file, kind)
     return module
 
 

@@ -236,10 +236,7 @@ def test_what_is_no_interval_is_refused() -> None:
             misfit(0, text)
 
 
-KINDS = ["datasets", "recipes", "heads", "targets", "weightings", "policies"]
-
-
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in plugins.names(kind)])
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in plugins.KINDS for name in plugins.names(kind)])
 def test_every_number_of_a_plugin_has_a_range_that_holds_its_default(kind: str, name: str) -> None:
     declared = plugins.constants(kind, name)
     options, ranges = declared.get("OPTIONS", {}), declared.get("RANGES", {})
@@ -354,7 +351,7 @@ def test_every_key_that_is_a_path_is_marked() -> None:
         walk(part)
     assert {key for key, path in marked.items() if not path} == {"score"}
     assert {"checkpoint", "folder"} <= {key for key, path in marked.items() if path}
-    for kind in KINDS:
+    for kind in plugins.KINDS:
         for name in plugins.names(kind):
             declared = plugins.constants(kind, name)
             missing = {key for key, default in declared.get("OPTIONS", {}).items() if default is None and key != "md5"}

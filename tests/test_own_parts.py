@@ -165,6 +165,17 @@ def thresholds(exits, swept, correct, steps):
     return np.stack([np.full((len(exits.scores), exits.classes), point["cut"]) for point in swept])
 """,
 }
+NETWORK = """
+from torch import nn
+def build(classes):
+    net = nn.Sequential()
+    for number, (given, made) in enumerate([(3, 4), (4, 8), (8, 8)], 1):
+        block = [nn.Conv2d(given, made, 3, stride=2 if number > 1 else 1, padding=1), nn.BatchNorm2d(made), nn.ReLU()]
+        net.add_module(f"stage{number}", nn.Sequential(*block))
+    net.add_module("pool", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    net.add_module("classifier", nn.Linear(8, classes))
+    return net
+"""
 SHARED = """
 from torch import nn
 def module(channels, filters):
@@ -177,8 +188,10 @@ def module(channels, filters):
 # before they are decoded.
 LAST = {"pareto": 1, "compare": 1, "report": 1}
 CASCADE = {"train_branch": 3, "weigh_survivors": 2, "calibrate": 1, "evaluate": 2, **LAST}
+BACKBONE = {"measure_taps": 1, "train_backbone": 1, "cache_features": 3, **CASCADE}
 RERUN = {
-    "source": {"prepare_dataset": 1, "measure_taps": 1, "train_backbone": 1, "cache_features": 3, **CASCADE},
+    "source": {"prepare_dataset": 1, **BACKBONE},
+    "network": BACKBONE,
     "head": CASCADE,
     "shared": CASCADE,
     "target": CASCADE,
@@ -191,7 +204,7 @@ RERUN = {
 def test_a_plugin_of_each_kind_from_a_users_folder_and_what_an_edit_reruns(tmp_path: Path) -> None:
     """The real workflow with every kind outside the package; then each file is edited, and the dry run lists its jobs."""
     report, parts = "results/pareto_digits.html", tmp_path / "my_parts"
-    for kind, code in {**PARTS, "shared": SHARED}.items():
+    for kind, code in {**PARTS, "shared": SHARED, "network": NETWORK}.items():
         write(parts / f"{kind}.py", code)
     content = yaml.safe_load(TINY.read_text())
     content["datasets"]["digits"] |= {"source": {"name": "my_parts.source", "val": 350}, "methods": ["mine"], "views": 1}
@@ -199,10 +212,12 @@ def test_a_plugin_of_each_kind_from_a_users_folder_and_what_an_edit_reruns(tmp_p
         "mine": {key: {"name": f"my_parts.{key}"} for key in ("head", "target", "weighting", "recipe")}
         | {"score": "max_softmax", "policies": ["shares"]}
     }
+    content["backbones"] = {"own": {"network": "my_parts.network:build", "taps": ["stage1", "stage2", "stage3"], "pool": 2}}
+    content["datasets"]["digits"]["backbones"] = ["own"]
     content["policies"] = {"shares": {"name": "my_parts.policy"}}
     config = write(tmp_path / "mine.yaml", content)
     done = run_snakemake(tmp_path, report, "--cores", "2", config=config)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     points = pl.read_parquet(tmp_path / "results/points_digits.parquet")
     mine = points.filter((pl.col("policy") == "shares") & (pl.col("split") == "val"))
     assert mine["n"].unique().to_list() == [350] and len(mine) == 4

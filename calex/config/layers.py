@@ -55,7 +55,7 @@ def unresolved(config: Mapping[str, Any]) -> dict[tuple[str, str], str]:
 
     Of the entries of a circle only the first says why, and none whose parent is at fault: of the others it is ''.
     """
-    found: dict[tuple[str, str], str] = {}
+    reasons: dict[tuple[str, str], str] = {}
     for section in EXTENDING:
         entries = config.get(section)
         if not isinstance(entries, Mapping):
@@ -63,18 +63,18 @@ def unresolved(config: Mapping[str, Any]) -> dict[tuple[str, str], str]:
         parents = {
             name: entry["extends"] for name, entry in entries.items() if isinstance(entry, Mapping) and "extends" in entry
         }
-        told: set[str] = set()
+        in_circles: set[str] = set()
         for name, parent in parents.items():
             why = ""
             if not isinstance(parent, str):
                 why = f"expected the name of an entry of {section}, got {parent!r}"
             elif parent not in entries:
                 why = f"unknown name '{parent}', {suggestion(parent, entries)}"
-            elif name not in told and (circle := _circle(name, parents)):
-                told.update(circle)
+            elif name not in in_circles and (circle := _circle(name, parents)):
+                in_circles.update(circle)
                 why = f"goes in a circle, {' → '.join([*circle, name])}; one of them must state all of itself"
-            found[section, name] = f"{section}.{name}.extends: {why}" if why else ""
-    return found
+            reasons[section, name] = f"{section}.{name}.extends: {why}" if why else ""
+    return reasons
 
 
 def _circle(name: str, parents: Mapping[str, Any]) -> list[str]:

@@ -21,12 +21,12 @@ MERGE = "tag:yaml.org,2002:merge"
 
 def read_layers(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
     """The keys of several files. Raises one CalexError for what is wrong in all of them."""
-    found, layers = Faults(), []
+    faults, layers = Faults(), []
     for path in paths:
-        with found.gather():
+        with faults.gather():
             layers.append(read_yaml(path))
-    if found:
-        raise CalexError(*found)
+    if faults:
+        raise CalexError(*faults)
     return layers
 
 
@@ -47,8 +47,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         content = None
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        if node is not None and (faults := list(_faults(node, "", ()))):
-            raise CalexError(*(f"{path}: {fault}" for fault in dict.fromkeys(faults)))
+        if node is not None and (wrong := list(_faults(node, "", ()))):
+            raise CalexError(*(f"{path}: {fault}" for fault in dict.fromkeys(wrong)))
         content = yaml.safe_load(text) if content is None else content
     except yaml.YAMLError as error:
         raise CalexError(f"{path}: not valid YAML: {_problem(error)}") from None

@@ -22,9 +22,9 @@ def complete(config: dict[str, Any], broken: set[tuple[str, str]]) -> Faults:
 
     broken: entries whose faults are known already: (section, name). They count as names and are not looked into.
     """
-    found = Faults()
+    faults = Faults()
     for section, reserved in RESERVED.items():
-        found.extend(
+        faults.extend(
             f"{section}.{name}: this name is taken; choose another" for name in sorted(reserved & set(config[section]))
         )
 
@@ -39,14 +39,14 @@ def complete(config: dict[str, Any], broken: set[tuple[str, str]]) -> Faults:
         if entry in backbones and backbones[entry]["checkpoint"] is None
     }
     for name, dataset in entries("datasets").items():
-        _dataset(f"datasets.{name}", dataset, config, backbones, found)
+        _dataset(f"datasets.{name}", dataset, config, backbones, faults)
     for name, backbone in backbones.items():
-        _backbone(f"backbones.{name}", backbone, trained, found)
+        _backbone(f"backbones.{name}", backbone, trained, faults)
     for name, method in entries("methods").items():
-        config["methods"][name] = _method(f"methods.{name}", method, config, policies, found)
+        config["methods"][name] = _method(f"methods.{name}", method, config, policies, faults)
     for name, policy in policies.items():
-        config["policies"][name] = _policy(f"policies.{name}", policy, found)
-    return found
+        config["policies"][name] = _policy(f"policies.{name}", policy, faults)
+    return faults
 
 
 def _known(name: str, known: Any, where: str) -> None:
@@ -54,39 +54,39 @@ def _known(name: str, known: Any, where: str) -> None:
         raise CalexError(f"{where}: unknown name '{name}', {suggestion(name, known)}")
 
 
-def _dataset(where: str, dataset: dict[str, Any], config: dict[str, Any], backbones: Mapping[str, Any], found: Faults) -> None:
-    with found.gather():
+def _dataset(where: str, dataset: dict[str, Any], config: dict[str, Any], backbones: Mapping[str, Any], faults: Faults) -> None:
+    with faults.gather():
         dataset["source"] = plugins.complete("datasets", dataset["source"], f"{where}.source")
     for key, section in (("backbones", "backbones"), ("methods", "methods"), ("ours", "methods")):
         for entry in dataset[key]:
-            with found.gather():
+            with faults.gather():
                 _known(entry, config[section], f"{where}.{key}")
     for entry in dataset["backbones"]:
         if dataset["head_holdout"] and backbones.get(entry, {}).get("checkpoint") is not None:
-            found.append(
+            faults.append(
                 f"{where}.head_holdout: the backbone '{entry}' is a checkpoint, which may have seen every image; set it to 0"
             )
 
 
-def _backbone(where: str, backbone: dict[str, Any], trained: set[str], found: Faults) -> None:
+def _backbone(where: str, backbone: dict[str, Any], trained: set[str], faults: Faults) -> None:
     if networks.is_own(backbone["network"]):
         try:
             networks.sources(backbone["network"])
         except CalexError as error:
-            found.append(f"{where}.{error}")
+            faults.append(f"{where}.{error}")
     checkpoint = backbone["checkpoint"]
     if checkpoint is not None and checkpoint not in trained and not Path(checkpoint).is_file():
-        found.append(f"{where}.checkpoint: no such file '{checkpoint}'; give the path of the weights, or null to train")
+        faults.append(f"{where}.checkpoint: no such file '{checkpoint}'; give the path of the weights, or null to train")
 
 
 def _method(
-    where: str, method: dict[str, Any], config: dict[str, Any], policies: Mapping[str, Any], found: Faults
+    where: str, method: dict[str, Any], config: dict[str, Any], policies: Mapping[str, Any], faults: Faults
 ) -> dict[str, Any]:
     for entry in method["policies"]:
-        with found.gather():
+        with faults.gather():
             _known(entry, config["policies"], f"{where}.policies")
     variants: dict[str, dict[str, Any]] = {}
-    with found.gather():
+    with faults.gather():
         variants = plan.variants(method, where)
     own = Faults()  # of several variants, which have much in common
     for variant in variants.values():
@@ -100,31 +100,31 @@ def _method(
             _known(variant["correct"], ("label", "backbone"), f"{where}.correct")
         if len(own) == before:
             _recipe(where, variant, {name: policies[name]["score"] for name in method["policies"] if name in policies}, own)
-    found.extend(dict.fromkeys(own))
+    faults.extend(dict.fromkeys(own))
     return {"policies": method["policies"], "variants": variants}
 
 
-def _recipe(where: str, variant: dict[str, Any], policies: Mapping[str, str | None], found: Faults) -> None:
+def _recipe(where: str, variant: dict[str, Any], policies: Mapping[str, str | None], faults: Faults) -> None:
     """What a recipe asks of the other parts of its method."""
     recipe = variant["recipe"]["name"]
-    with found.gather():
+    with faults.gather():
         recipes.check_target(recipe, variant["target"]["name"], f"{where}.target")
-    with found.gather():
+    with faults.gather():
         recipes.check_score(recipe, variant["score"], f"{where}.score")
     for name, score in policies.items():
         if score in SCORES:  # what is no score is an error of the policy
-            with found.gather():
+            with faults.gather():
                 recipes.check_score(recipe, score, f"{where}.policies: {name}: score")
-    with found.gather():
+    with faults.gather():
         recipes.check_weighting(recipe, variant["weighting"]["name"], f"{where}.weighting")
 
 
-def _policy(where: str, policy: dict[str, Any], found: Faults) -> dict[str, Any]:
+def _policy(where: str, policy: dict[str, Any], faults: Faults) -> dict[str, Any]:
     score = policy["score"]
     options = {key: value for key, value in policy.items() if key != "score"}  # any policy has it: no plugin's option
-    with found.gather():
+    with faults.gather():
         if score is not None:
             _known(score, SCORES, f"{where}.score")
-    with found.gather():
+    with faults.gather():
         options = plugins.complete("policies", options, where)
     return {"score": score, **options}

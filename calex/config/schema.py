@@ -26,13 +26,13 @@ TYPES = {
 
 def faults(config: dict[str, Any], schema: dict[str, Any]) -> list[tuple[tuple[str, ...], str]]:
     """[(path, line)] of all that does not fit, in the order of the config."""
-    found = {
+    violations = {
         (tuple(str(part) for part in problem.absolute_path), line): None
         for problem in Draft202012Validator(schema).iter_errors(config)
         for line in _lines(problem)
     }
     infinite = [(place, f"{'.'.join(place)}: {number} is not finite") for place, number in _infinite(config, schema, schema)]
-    return sorted([*found, *infinite], key=lambda fault: _position(config, fault[0]))
+    return sorted([*violations, *infinite], key=lambda fault: _position(config, fault[0]))
 
 
 def _position(value: Any, path: tuple[str, ...]) -> list[int]:

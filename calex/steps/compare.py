@@ -45,7 +45,7 @@ class CorrectAnswers:
         self.by_exit = cache(self._by_exit)
         self.labels: dict[str, np.ndarray] = {}
 
-    def _by_exit(self, cascade: plan.Cascade) -> np.ndarray:
+    def _by_exit(self, cascade: plan.CascadeRun) -> np.ndarray:
         """(K + 1, N) bool: whether each branch, and then the backbone, answers each test image correctly."""
         answers = []
         for k in range(1, self.branches[cascade.backbone] + 1):
@@ -59,7 +59,7 @@ class CorrectAnswers:
 
     def of(self, point: dict[str, Any]) -> np.ndarray:
         """(N,) bool for a row of `pareto.at_budgets`."""
-        cascade = plan.Cascade(*(point[name] for name in ("dataset", "backbone", "method", "variant", "seed")))
+        cascade = plan.CascadeRun(*(point[name] for name in ("dataset", "backbone", "method", "variant", "seed")))
         correct = self.by_exit(cascade)
         images = correct.shape[1]
         path = self.results / cascade.folder / f"{point['policy']}.exits.npz"
