@@ -122,7 +122,7 @@ def test_the_plan_is_that_of_entries_written_out(tmp_path: Path, tiny_config: di
     def commands(*config: Path) -> list[str]:
         done = run_snakemake(tmp_path, "results/pareto_digits.html", "-n", "--printshellcmds", config=config)
         assert done.returncode == 0, done.stdout + done.stderr
-        return sorted(line for line in done.stdout.splitlines() if line.strip().startswith("python -m calex"))
+        return sorted(line for line in done.stdout.splitlines() if line.startswith("Shell command: python -m calex"))
 
     written_out = commands(REPOSITORY / "tests/tiny.yaml")
     reference = tiny_config["methods"]["reference"]
