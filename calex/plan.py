@@ -117,13 +117,13 @@ def sequential(variant: dict[str, Any]) -> bool:
     return bool(plugins.constants("weightings", variant["weighting"]["name"]).get("SEQUENTIAL", False))
 
 
-def records(config: dict[str, Any], dataset: str) -> list[tuple[Cascade, str, str]]:
+def records(config: dict[str, Any], dataset: str) -> list[tuple[CascadeRun, str, str]]:
     """Every record of how a cascade was calibrated and weighted: the cascade, of what it is, its file in the folder."""
-    found = []
+    listed = []
     for cascade in cascades(config, dataset):
         method = config["methods"][cascade.method]
         if sequential(method["variants"][cascade.variant]):
             branches = range(2, len(config["backbones"][cascade.backbone]["taps"]) + 1)
-            found += [(cascade, f"weights of branch {k}", f"weights{k}.json") for k in branches]
-        found += [(cascade, f"policy {policy}", f"{policy}.calibration.json") for policy in method["policies"]]
-    return found
+            listed += [(cascade, f"weights of branch {k}", f"weights{k}.json") for k in branches]
+        listed += [(cascade, f"policy {policy}", f"{policy}.calibration.json") for policy in method["policies"]]
+    return listed
