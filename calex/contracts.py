@@ -81,7 +81,7 @@ class Policy(Protocol):
 
 
 class Recipe(Protocol):
-    """How one branch trains; branches train one a job."""
+    """How one branch trains; branches train one a job. Every recipe has an option `batch_size`."""
 
     def train(
         self,
@@ -160,6 +160,9 @@ def spelt(kind: str, constants: Mapping[str, Any]) -> str:
     )
 
 
+# The options that every plugin of a kind must have: the loader of features reads in batches.
+OPTIONS = {"recipes": ("batch_size",)}
+
 # What a plugin says of itself, with the type of each; it is read without running the plugin.
 CONSTANTS = {
     "OPTIONS": dict,
@@ -182,7 +185,14 @@ def check_source(kind: str, file: Path, where: str) -> None:
             raise CalexError(
                 f"{where}: {file}: {name} must be a {like} written out in one assignment; it is read without running the file"
             )
+    missing = [name for name in needed(kind, constants) if name not in names and "*" not in names]
+    if missing:
+        raise _refusal(kind, file, constants, f"has no function {' and no '.join(map(repr, missing))}", where)
     options = constants.get("OPTIONS", {})
+    if lacking := [key for key in OPTIONS.get(kind, ()) if key not in options]:
+        raise CalexError(
+            f"{where}: {file}: OPTIONS lacks '{lacking[0]}', which is read outside the plugin too; give it a default"
+        )
     for key, default in options.items():
         if not isinstance(key, str) or not isinstance(default, bool | int | float | str | list | None):
             raise CalexError(
@@ -191,9 +201,6 @@ def check_source(kind: str, file: Path, where: str) -> None:
     for name in ("CHOICES", "RANGES", "PATHS"):
         if strange := [key for key in constants.get(name, ()) if key not in options]:
             raise CalexError(f"{where}: {file}: {name} of '{strange[0]}', which is not among OPTIONS")
-    missing = [name for name in needed(kind, constants) if name not in names and "*" not in names]
-    if missing:
-        raise _refusal(kind, file, constants, f"has no function {' and no '.join(map(repr, missing))}", where)
 
 
 def check_module(kind: str, module: ModuleType, file: Path, where: str) -> None:

@@ -151,8 +151,9 @@ def weights(u, floor):
 """,
     "recipe": """
 from calex.recipes import branchwise
+OPTIONS = {"batch_size": 128}
 def train(branch, loader, weights, target, settings, correct, device, label):
-    options = branchwise.OPTIONS | {"epochs": 1}
+    options = branchwise.OPTIONS | settings | {"epochs": 1}
     return branchwise.train(branch, loader, weights, target, options, correct, device, label)
 """,
     "policy": """

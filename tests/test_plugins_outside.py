@@ -25,7 +25,7 @@ PLUGINS = {
         "SEQUENTIAL = True\nOPTIONS = {'hard': False}\n"
         "def survival(validation, train, correct, **_): ...\ndef weights(u, hard): ...\n"
     ),
-    "recipes": "from outside_parts._shared import train\nOPTIONS = {'epochs': 3}\n",
+    "recipes": "from outside_parts._shared import train\nOPTIONS = {'batch_size': 3}\n",
     "policies": "OPTIONS = {'steps': 2}\ndef parameters(**_): ...\ndef thresholds(exits, swept, correct, steps): ...\n",
 }
 SHARED = "def train(branch, loader, weights, target, settings, correct, device, label): ...\n"
@@ -110,6 +110,7 @@ def test_the_path_of_python_counts_too(folder: Path, monkeypatch: pytest.MonkeyP
         ("heads", "if True:\n    OPTIONS = {}\nbuild = 1", "OPTIONS must be a dict written out"),
         ("heads", "OPTIONS = {'a': {}}\nbuild = 1", "OPTIONS: 'a': {}; a default is a number, a text, a truth value, a list or None"),
         ("heads", "RANGES = {'a': '[0, 1]'}\nbuild = 1", "RANGES of 'a', which is not among OPTIONS"),
+        ("recipes", "OPTIONS = {'epochs': 1}\ntrain = 1", "OPTIONS lacks 'batch_size', which is read outside the plugin too"),
         ("heads", "def build(:", "line 1: invalid syntax"),
     ],
 )  # fmt: skip
