@@ -30,6 +30,14 @@ KINDS = ("datasets", "recipes", "heads", "targets", "weightings", "policies")
 INFINITY = "inf"
 
 
+NO_HOME = "'{path}' begins with the home folder of a user that there is not; give the whole path"
+
+
+def has_home(path: str) -> bool:
+    """Whether a `~` that a path may begin with is that of a user who has a home folder."""
+    return not os.path.expanduser(path).startswith("~")
+
+
 def names(kind: str) -> list[str]:
     """Every plugin of a kind in this package, sorted."""
     return sorted(file.stem for file in (imports.PACKAGE / kind).glob("*.py") if not file.stem.startswith("_"))
@@ -90,6 +98,8 @@ def _faults(key: str, value: Any, file: Path, where: str) -> Iterator[str]:
         yield f"{where}.{key}: expected {like}, got {value!r}{unquoted(value)}"
     elif key in choices and value not in choices[key]:
         yield f"{where}.{key}: unknown value '{value}', {suggestion(str(value), choices[key])}"
+    elif key in declared.get("PATHS", ()) and value is not None and not has_home(str(value)):
+        yield f"{where}.{key}: {NO_HOME.format(path=value)}"
     elif isinstance(value, int | float) and type(default) in (int, float):
         try:
             wrong = misfit(value, ranges.get(key, FINITE))

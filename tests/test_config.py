@@ -334,6 +334,12 @@ def test_a_tilde_is_ones_home_in_every_path(
     assert whole["backbones"]["resnet18"]["checkpoint"] == f"{tmp_path}/weights.pt"
     assert whole["datasets"]["digits"]["source"]["folder"] == f"{tmp_path}/photos"
     assert whole["benchmarks"]["folder"] == str(tmp_path)
+    tiny_config["datasets"]["digits"]["source"]["folder"] = "~nobody_here/photos"
+    tiny_config["benchmarks"]["folder"] = "~nobody_here"
+    with pytest.raises(CalexError) as error:
+        checked(tiny_config)
+    for place in ("datasets.digits.source.folder: '~nobody_here/photos'", "benchmarks.folder: '~nobody_here'"):
+        assert f"{place} begins with the home folder of a user that there is not; give the whole path" in str(error.value)
 
 
 def test_every_key_that_is_a_path_is_marked() -> None:
@@ -349,7 +355,7 @@ def test_every_key_that_is_a_path_is_marked() -> None:
 
     for part in [schema, *schema["properties"].values(), *schema["$defs"].values()]:
         walk(part)
-    assert {key for key, path in marked.items() if not path} == {"score"}
+    assert {key for key, path in marked.items() if not path} == {"score", "checkpoint_key"}
     assert {"checkpoint", "folder"} <= {key for key, path in marked.items() if path}
     for kind in plugins.KINDS:
         for name in plugins.names(kind):

@@ -206,7 +206,9 @@ def check_logits(model: nn.Module, network: str, shape: tuple[int, int, int]) ->
     try:
         _, answers = _pass(_copy(model, "cpu"), [], images, lambda *_: None)
     except Exception as error:  # the network's code: anything can happen
-        raise CalexError(f"network: {network} cannot read images of {shape[-1]} px ({imports.one_line(error)}); mend it") from None
+        raise CalexError(
+            f"network: {network} cannot read images of {shape[-1]} px ({imports.one_line(error)}); mend it"
+        ) from None
     answers = answers.double()
     if (answers >= 0).all() and (answers.sum(1) - 1).abs().max() < 1e-3:
         raise CalexError(

@@ -75,6 +75,9 @@ def _backbone(where: str, backbone: dict[str, Any], trained: set[str], faults: F
         except CalexError as error:
             faults.append(f"{where}.{error}")
     checkpoint = backbone["checkpoint"]
+    for key in ("checkpoint_key", "expected_accuracy"):
+        if checkpoint is None and backbone[key] is not None:
+            faults.append(f"{where}.{key}: is of a checkpoint, and there is none; give one or remove the key")
     if checkpoint is not None and checkpoint not in trained and not Path(checkpoint).is_file():
         faults.append(f"{where}.checkpoint: no such file '{checkpoint}'; give the path of the weights, or null to train")
 

@@ -7,10 +7,19 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import ValidationError
 
 from calex.errors import suggestion, unquoted
+from calex.plugins import NO_HOME, has_home
+
+FORMATS = FormatChecker(formats=())
+
+
+@FORMATS.checks("path")
+def _is_path(value: Any) -> bool:
+    return not isinstance(value, str) or has_home(value)
+
 
 # What JSON schema's types are called in an error.
 TYPES = {
@@ -28,7 +37,7 @@ def faults(config: dict[str, Any], schema: dict[str, Any]) -> list[tuple[tuple[s
     """[(path, line)] of all that does not fit, in the order of the config."""
     violations = {
         (tuple(str(part) for part in problem.absolute_path), line): None
-        for problem in Draft202012Validator(schema).iter_errors(config)
+        for problem in Draft202012Validator(schema, format_checker=FORMATS).iter_errors(config)
         for line in _lines(problem)
     }
     infinite = [(place, f"{'.'.join(place)}: {number} is not finite") for place, number in _infinite(config, schema, schema)]
@@ -100,6 +109,8 @@ def _lines(problem: ValidationError) -> Iterator[str]:
         yield f"{prefix}unknown value '{given}'; use {description}"
     elif rule == "pattern":
         yield f"{prefix}'{given}' is no name; use lower-case letters, digits and _, beginning with a letter"
+    elif rule == "format":
+        yield f"{prefix}{NO_HOME.format(path=given)}"
     elif rule == "type":
         kinds = " or ".join(TYPES[kind] for kind in ([wanted] if isinstance(wanted, str) else wanted))
         hint = f" ({description})" if description else ""
