@@ -37,6 +37,12 @@ VERBS = (
 )
 
 
+# OpenMP reads these when torch is loaded. Threads that spin while they wait take the core from whoever would let them go on:
+# beside one busy process two threads were three to five times as slow. So they spin for some microseconds only. No bit of a
+# result depends on it.
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "0"}
+
+
 def docstring(verb: str) -> str:
     """What a verb does, read from its file: asking for help never imports torch."""
     source = (PACKAGE / "steps" / f"{verb.replace('-', '_')}.py").read_text(encoding="utf-8")
@@ -80,6 +86,8 @@ def run(arguments: list[str]) -> int:
         prog=f"python -m calex {verb}", description=docstring(verb), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     lower = ""
+    for name, value in WAITING.items():
+        os.environ.setdefault(name, value)
     try:
         step = importlib.import_module(f"calex.steps.{verb.replace('-', '_')}")
         step.add_arguments(parser)

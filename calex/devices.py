@@ -17,9 +17,6 @@ from calex.progress import say
 # glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
-# What convolutions and linear layers are computed in, for autocast; None leaves everything in float32.
-COMPUTE = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 
 def add_arguments(parser: argparse.ArgumentParser, threads: int = 2) -> None:
     parser.add_argument(
@@ -93,25 +90,3 @@ def processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
-
-
-def resolved(compute: str, device: torch.device) -> str:
-    """`auto` as a precision that the device computes convolutions faster in than float32, if it has one."""
-    if compute != "auto":
-        return compute
-    if device.type == "cuda":
-        return "float16"
-    fast = getattr(torch.cpu, "_is_amx_tile_supported", bool)() or getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
-    return "bfloat16" if device.type == "cpu" and fast else "float32"
-
-
-def resolved_for_training(compute: str, device: torch.device) -> str:
-    """The same for a network that learns: bfloat16 wherever it is native, because its range needs no scaled loss.
-
-    ResNet18, CIFAR stem, 32 px, batches of 128: 105 images a second against 54 on two cores with avx512_bf16.
-    """
-    if compute == "float16" and device.type != "cuda":
-        raise CalexError(f"training.compute: float16 needs a GPU, not {device.type}; use bfloat16, float32 or auto")
-    if compute == "auto" and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0):
-        return "bfloat16"
-    return resolved(compute, device)

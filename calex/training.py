@@ -6,8 +6,10 @@ after every epoch and every few minutes, and a run that starts from it ends in t
 
 from __future__ import annotations
 
+import copy
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from calex.devices import COMPUTE
+from calex.convolutions import by_images
 from calex.errors import CalexError
 from calex.files import replacing
 from calex.imports import one_line
+from calex.precision import autocast
 from calex.progress import say, track
 from calex.transform import augment, to_input
 
@@ -123,7 +126,7 @@ def train(
 ) -> list[dict[str, float]]:
     """Fit the network to (N, H, W, C) uint8 images by SGD with Nesterov momentum, to its last epoch, whatever that gives.
 
-    transform: `to_input`'s size, mean and std. shifts: `augment`'s shift and flip. compute: a key of `devices.COMPUTE`.
+    transform: `to_input`'s size, mean and std. shifts: `augment`'s shift and flip. compute: a key of `precision.DTYPES`.
     partial: where the state is kept while it trains; a state that is there is taken up, and whoever gives the name
     vouches that it is of the same run. It stays: delete it when the weights are safe.
     Returns each epoch's mean loss and training accuracy. A loss that is not finite is an error.
@@ -136,6 +139,7 @@ def train(
         say(f"{label}: going on after {run.epoch} of {epochs} epochs and {run.batch} batches, from {partial}")
     steps = len(batches(len(images), size, seed, 0))
     saved = time.monotonic()
+    gradients_by_images = by_images(device, compute)
 
     def measured(sums: torch.Tensor) -> dict[str, float]:
         run.sums = sums.cpu()
@@ -156,11 +160,12 @@ def train(
             inputs = to_input(images[positions], **transform, device=device)
             inputs = augment(inputs, positions, key=seed * 1_000_003 + run.epoch + 1, **shifts)
             target = torch.from_numpy(labels[positions]).to(device)
-            with torch.autocast(device.type, COMPUTE[compute], enabled=compute != "float32"):
-                output = model(inputs.contiguous(memory_format=torch.channels_last))
-            loss, logits = loss_of(output, target, settings["label_smoothing"])
             run.optimizer.zero_grad(set_to_none=True)
-            run.scaler.scale(loss).backward()
+            with gradients_by_images:
+                with autocast(device, compute):
+                    output = model(inputs.contiguous(memory_format=torch.channels_last))
+                loss, logits = loss_of(output, target, settings["label_smoothing"])
+                run.scaler.scale(loss).backward()
             run.scaler.step(run.optimizer)
             run.scaler.update()
             right = (logits.argmax(1) == target).float().mean()
@@ -177,6 +182,37 @@ def train(
             run.save(partial)
             saved = time.monotonic()
     return run.history
+
+
+def trial(
+    model: nn.Module,
+    images: np.ndarray,
+    labels: np.ndarray,
+    transform: dict[str, Any],
+    settings: dict[str, Any],
+    device: torch.device,
+) -> Callable[[str], None]:
+    """A function that runs one training batch forward and backward in the precision it is given, on a copy of the network.
+
+    It leaves no trace: the network's weights, its statistics and torch's random numbers stay as they are.
+    """
+    model = copy.deepcopy(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    positions = batches(len(images), settings["batch_size"], 0, 0)[0]
+    inputs = to_input(images[positions], **transform, device=device).contiguous(memory_format=torch.channels_last)
+    target = torch.from_numpy(labels[positions]).to(device)
+    random = [device] if device.type == "cuda" else []
+
+    def run(compute: str) -> None:
+        model.train()
+        model.zero_grad(set_to_none=True)
+        with torch.random.fork_rng(random), by_images(device, compute):
+            with autocast(device, compute):
+                output = model(inputs)
+            loss_of(output, target, settings["label_smoothing"])[0].backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return run
 
 
 @torch.inference_mode()

@@ -286,9 +286,16 @@ def test_googlenet_is_trained_with_its_auxiliary_logits():
     check_network(build("googlenet", "imagenet", 10), "googlenet", 32, 10, training=True)
 
 
-def test_the_cifar_stem_keeps_small_images_large():
-    model = build("resnet18", "cifar", 7)
-    assert model.conv1.stride == (1, 1) and model.conv1.kernel_size == (3, 3)
+@pytest.mark.parametrize(("stem", "side"), [("cifar", 32), ("small", 16), ("imagenet", 8)])
+def test_the_stem_says_how_large_the_first_stage_is(stem, side):
+    taps, _ = measure_taps(build("resnet18", stem, 7), ["layer1"], 32, None)
+    assert taps[0].full_shape == (64, side, side)
+
+
+@pytest.mark.parametrize("stem", ["cifar", "small"])
+def test_a_stem_for_small_images_is_a_small_convolution_alone(stem):
+    model = build("resnet18", stem, 7)
+    assert model.conv1.kernel_size == (3, 3)
     assert isinstance(model.maxpool, nn.Identity) and model.fc.out_features == 7
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import REPOSITORY
 
-from calex import benchmarks, plugins
+from calex import benchmarks, plugins, precision
 from calex.__main__ import main
-from calex.benchmarks import Row, memory, row
+from calex.benchmarks import Row, busy, memory, row
 from calex.benchmarks._stores import made
 from calex.features.store import verify
 from calex.report import benchmarks_page
@@ -55,6 +56,31 @@ def test_reading_at_a_tiny_size(tmp_path, capsys):
     assert all(0 < found["low"] <= found["ratio"] <= found["high"] for found in result["rows"])
     assert "655 images, 8.45 MB" in result["rows"][0]["detail"]
     assert capsys.readouterr().err.count("numpy.load: ") == 2
+
+
+def test_busy_at_a_tiny_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "SECONDS", 0.0)
+    result = measured(tmp_path, "busy", "--scale", "0.01")
+    computes = precision.candidates(torch.device("cpu"))
+    expected = [
+        name
+        for work in ("training", "dumping")
+        for name in (
+            *(f"{work}, one core busy / idle, {compute}" for compute in computes),
+            *(f"{work}, auto / better precision, {state}" for state in ("idle", "one core busy")),
+        )
+    ]
+    assert [found["name"] for found in result["rows"]] == expected
+    for found in result["rows"]:
+        assert found["limit"] == (0.9 if "auto" in found["name"] else 0.35) and found["ratio"] > 0
+        assert all(compute in found["detail"] for compute in computes) or "auto" not in found["name"]
+
+
+def test_a_busy_core_is_busy_and_free_again():
+    with pytest.raises(ZeroDivisionError), busy.busy_core() as process:
+        assert process.poll() is None
+        1 / 0  # noqa: B018
+    assert process.poll() is not None
 
 
 @LINUX

@@ -14,7 +14,7 @@ import yaml
 from conftest import REPOSITORY, run_calex
 from safetensors.torch import load_file, save_file
 
-from calex import config, images
+from calex import config, images, precision
 from calex.__main__ import main
 from calex.backbones.build import build
 from calex.errors import CalexError
@@ -150,11 +150,36 @@ def copied(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path / "copy"
 
 
-def cache(dataset: str = "images.npz") -> int:
-    arguments = ["--dataset", dataset, "--backbone", "backbone.safetensors", "--taps", "taps.json", "--split", "val"]
+def cache(dataset: str = "images.npz", split: str = "val", **changed: object) -> int:
+    arguments = ["--dataset", dataset, "--backbone", "backbone.safetensors", "--taps", "taps.json", "--split", split]
     return main(
-        ["cache-features", *arguments, "--settings", json.dumps(DUMP), "--device", "cpu", "--threads", "1", "--out", "features"]
+        [
+            "cache-features",
+            *arguments,
+            "--settings",
+            json.dumps(DUMP | changed),
+            "--device",
+            "cpu",
+            "--threads",
+            "1",
+            "--out",
+            "features",
+        ]
     )
+
+
+def test_a_dump_in_another_hour_has_the_same_manifest(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its precision was measured once, for all splits; the times are not in what later rules compare."""
+    monkeypatch.setattr(precision, "measure", lambda *_: {"float32": 0.2, "bfloat16": 0.1})
+    assert cache(compute="auto") == 0
+    manifest = Path("features/val.json").read_bytes()
+    monkeypatch.setattr(precision, "measure", lambda *_: {"float32": 0.1, "bfloat16": 8.0})
+    assert cache(compute="auto") == 0
+    assert Path("features/val.json").read_bytes() == manifest
+    assert cache(compute="auto", split="test") == 0
+    for split in ("val", "test"):
+        assert read_json(f"features/{split}.json", "provenance")["provenance"]["compute"] == "bfloat16"
+    assert read_json("features/precision.json")["seconds"] == {"float32": 0.2, "bfloat16": 0.1}
 
 
 def refused(capsys: pytest.CaptureFixture[str], dataset: str = "images.npz") -> str:

@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from calex import devices, images, training
+from calex import images, precision, training
 from calex.__main__ import main
 from calex.errors import CalexError
 from calex.files import canonical_json, read_json, sha256
+from calex.steps import train_backbone
 
 CPU = torch.device("cpu")
 SETTINGS = {
@@ -134,11 +135,15 @@ def test_a_loss_that_is_not_finite_is_an_error_and_is_not_saved(tmp_path):
         assert all(np.isfinite(epoch["loss"]) for epoch in torch.load(tmp_path / "state")["history"])
 
 
-def test_what_a_device_trains_in():
-    with pytest.raises(CalexError, match=r"training\.compute: float16 needs a GPU, not cpu"):
-        devices.resolved_for_training("float16", CPU)
-    assert devices.resolved_for_training("float32", CPU) == "float32"
-    assert devices.resolved_for_training("auto", CPU) == devices.resolved("auto", CPU) in ("float32", "bfloat16")
+@pytest.mark.parametrize("compute", precision.candidates(CPU))
+def test_a_trial_leaves_no_trace(compute):
+    model = small()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    random = torch.get_rng_state()
+    training.trial(model, *made_up(), SCALE, SETTINGS, CPU)(compute)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
 
 
 # Stopping and going on.
@@ -260,6 +265,30 @@ def test_a_kill_costs_nothing_but_time(place, monkeypatch):
     assert plain.read_bytes() == out.read_bytes()
     assert read_json(plain.with_suffix(".json")) == read_json(out.with_suffix(".json"))
     assert read_json(out.with_suffix(".json"))["fingerprint"] == sha256(out.read_bytes())
+
+
+def test_a_run_that_goes_on_keeps_its_precision(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    out, finish = place / "precision" / "backbone.safetensors", train_backbone.finish
+    monkeypatch.setattr(train_backbone, "finish", lambda *_: (_ for _ in ()).throw(CalexError("stopped")))
+    monkeypatch.setattr(precision, "measure", lambda *_: {"float32": 0.2, "bfloat16": 0.1})
+    assert main(command(out, epochs=1, compute="auto")) == 2
+    monkeypatch.setattr(train_backbone, "finish", finish)
+    monkeypatch.setattr(precision, "measure", lambda *_: {"float32": 0.2, "bfloat16": 8.0})  # busy by now
+    capsys.readouterr()
+    assert main(command(out, epochs=1, compute="auto")) == 0
+    assert "going on after 1 of 1 epochs" in capsys.readouterr().err
+    record = read_json(out.with_suffix(".json"))
+    assert record["compute"] == "bfloat16" and "seconds" not in str(record)
+    assert read_json(out.with_suffix(".precision.json"))["seconds"] == {"float32": 0.2, "bfloat16": 0.1}
+    assert main(command(out, epochs=1, compute="auto")) == 0  # made again, it is the same
+    assert read_json(out.with_suffix(".json")) == record
+
+
+def test_float16_is_trained_on_a_gpu_alone(place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    assert main(command(place / "half" / "backbone.safetensors", compute="float16")) == 2
+    assert "training.compute: float16 needs a GPU, not cpu; use bfloat16, float32 or auto" in capsys.readouterr().err
 
 
 def test_other_settings_do_not_go_on_from_there(place, monkeypatch, capsys):

@@ -85,13 +85,14 @@ def dump(
     labels: np.ndarray,
     index: np.ndarray,
     device: torch.device,
+    compute: str = "float32",
 ) -> None:
     """A store of these images, as `cache-features` makes it."""
     writer = Dump(folder, "train", layout, labels, index, {"taps": TAPS})
     with writer, tapping(model, TAPS, POOL, getattr(torch, layout.precision)) as caught:
         transform = TRANSFORM | {"size": images.shape[1]}
         forward = Forward(
-            model, caught, layout.taps, CLASSES, layout.precision, transform, {}, BATCH, "float32", device
+            model, caught, layout.taps, CLASSES, layout.precision, transform, {}, BATCH, compute, device
         )  # fmt: skip
         for view, chunk, start, stop in writer.pending():
             writer.write(view, chunk, *forward(images[start:stop], index[start:stop], view))

@@ -12,11 +12,11 @@ from calex.backbones.taps import tapping
 from calex.benchmarks import Bench, Row, in_turn, row
 from calex.benchmarks.dump import BATCH, CLASSES, POOL, TAPS, TRANSFORM, dump, made_up, prepared
 from calex.branches import Branch
-from calex.devices import COMPUTE
 from calex.features.layout import Layout
 from calex.features.loader import Batch, Loader
 from calex.features.store import open_store
 from calex.heads import prototype
+from calex.precision import autocast
 from calex.recipes import branchwise
 from calex.targets import kl
 from calex.transform import to_input
@@ -35,7 +35,7 @@ class Recomputing:
     def __init__(
         self, model: torch.nn.Module, images: np.ndarray, labels: np.ndarray, tap: str, compute: str, device: torch.device
     ):
-        self.model, self.images, self.tap, self.compute, self.device = model, images, tap, COMPUTE[compute], device
+        self.model, self.images, self.tap, self.compute, self.device = model, images, tap, compute, device
         self.labels = torch.from_numpy(labels).to(device)
 
     def __len__(self) -> int:
@@ -47,7 +47,7 @@ class Recomputing:
             for start in range(0, len(order), BATCH):
                 rows = order[start : start + BATCH]
                 inputs = to_input(self.images[rows], **TRANSFORM, device=self.device)
-                with torch.no_grad(), torch.autocast(self.device.type, self.compute, enabled=self.compute is not None):
+                with torch.no_grad(), autocast(self.device, self.compute):
                     logits = self.model(inputs.contiguous(memory_format=torch.channels_last))
                 position = torch.from_numpy(rows).to(self.device)
                 view = torch.zeros_like(position)

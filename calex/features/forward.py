@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from calex.devices import COMPUTE
 from calex.files import sha256
+from calex.precision import autocast
 from calex.transform import augment, to_input
 
 AGREEMENT_IMAGES = 512
@@ -48,7 +48,13 @@ class Forward:
     ) -> None:
         self.model, self.caught, self.shapes, self.classes = model, caught, shapes, classes
         self.dtype, self.transform, self.shifts = getattr(torch, dtype), transform, shifts
-        self.batch_size, self.compute, self.device, self.seed = batch_size, COMPUTE[compute], device, seed
+        self.batch_size, self.compute, self.device, self.seed = batch_size, compute, device, seed
+
+    def computing(self, compute: str) -> Forward:
+        """The same network and settings in another precision."""
+        other = copy.copy(self)
+        other.compute = compute
+        return other
 
     def _empty(self, *shape: int, dtype: torch.dtype) -> torch.Tensor:
         """A host array; pinned beside a GPU, so that copies run while it computes."""
@@ -63,13 +69,12 @@ class Forward:
         count = len(pixels)
         taps = [self._empty(count, *shape, dtype=self.dtype) for shape in self.shapes]
         log_softmax = self._empty(count, self.classes, dtype=torch.float32)
-        fast = torch.autocast(self.device.type, self.compute) if self.compute else nullcontext()
         for start in range(0, count, self.batch_size):
             part = slice(start, start + self.batch_size)
             inputs = to_input(pixels[part], **self.transform, device=self.device)
             if view > 0:
                 inputs = augment(inputs, ids[part], key=view_key(self.seed, view), **self.shifts)
-            with fast:
+            with autocast(self.device, self.compute):
                 logits = self.model(inputs.contiguous(memory_format=torch.channels_last))
             cuda = self.device.type == "cuda"  # copies elsewhere are not waited for below
             for whole, tap in zip(taps, self.caught, strict=True):
@@ -84,13 +89,11 @@ class Forward:
 
         images: how many. argmax: the share with the same answer. log_softmax: the largest difference.
         """
-        if self.compute is None:
+        if self.compute == "float32":
             return None
         ids = np.arange(len(pixels))
         _, reduced = self(pixels, ids, 0)
-        compute, self.compute = self.compute, None
-        _, full = self(pixels, ids, 0)
-        self.compute = compute
+        _, full = self.computing("float32")(pixels, ids, 0)
         return {
             "images": len(pixels),
             "argmax": float((reduced.argmax(1) == full.argmax(1)).mean()),

@@ -21,6 +21,7 @@ TITLES = {
     "training": "Training from the cache over running the backbone again",
     "reading": "Streaming a store",
     "memory": "Memory of a streaming epoch",
+    "busy": "Beside a process that keeps one core busy",
 }
 REQUIRED = {"benchmark", "rows", "repeats", "scale", "threads", "device", "processor", "versions"}
 COLUMNS = ("name", "ratio", "low", "high", "limit", "at_most", "met", "detail")

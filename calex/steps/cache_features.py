@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import zarr
 
-from calex import __version__, devices, images, networks, settings, splitting, transform
+from calex import __version__, devices, images, networks, precision, settings, splitting, transform
 from calex.backbones import build, taps
 from calex.backbones.records import read_backbone_record, read_taps_record
 from calex.backbones.weights import read_weights
@@ -80,7 +81,42 @@ def run(args: argparse.Namespace) -> None:
         precision=chosen["precision"],
         codec=chosen["codec"],
     )
-    compute = devices.resolved(chosen["compute"], device)
+    with taps.tapping(model, names, measured["pool"], getattr(torch, layout.precision)) as caught:
+        forward = Forward(
+            model, caught, layout.taps, layout.classes, layout.precision, about["transform"], about["augment"],
+            chosen["batch_size"], "float32", device, chosen["order_seed"],
+        )  # fmt: skip
+        dump(args, dataset, index, layout, forward, about, measured)
+
+
+def dump(
+    args: argparse.Namespace,
+    dataset: images.Images,
+    index: np.ndarray,
+    layout: Layout,
+    forward: Forward,
+    about: dict[str, Any],
+    measured: dict[str, Any],
+) -> None:
+    """Write the store of the images `index`, (N,) int64 in stored order, and its manifest."""
+    chosen, device, label = args.settings, forward.device, f"cache-features {args.split}"
+    names, first = [tap["name"] for tap in measured["taps"]], index[: chosen["batch_size"]]
+    versions = {
+        "calex": __version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "zarr": zarr.__version__,
+    }
+    compute = precision.choose(
+        chosen["compute"], device, lambda compute: forward.computing(compute)(dataset.images[first], first, 0),
+        f"a batch of {len(first)} images", args.out / "precision.json",
+        {
+            "backbone": about["fingerprint"], "taps": names, "pool": measured["pool"], "batch_size": chosen["batch_size"],
+            "device_type": device.type, "threads": args.threads, "versions": versions,
+        },
+        label,
+    )  # fmt: skip
+    forward = forward.computing(compute)
     provenance = {
         "dataset_fingerprint": dataset.fingerprint,
         "backbone_fingerprint": about["fingerprint"],
@@ -93,7 +129,7 @@ def run(args: argparse.Namespace) -> None:
         "flops": measured["flops"],
         "label_names": dataset.names.tolist(),
         "transform": about["transform"],
-        "augment": about["augment"] if views > 1 else None,
+        "augment": about["augment"] if layout.views > 1 else None,
         "head_holdout": about["head_holdout"],
         "order_seed": chosen["order_seed"],
         "batch_size": chosen["batch_size"],
@@ -101,23 +137,17 @@ def run(args: argparse.Namespace) -> None:
         "device": devices.describe(device),
         "device_type": device.type,
         "threads": args.threads,
-        "versions": {"calex": __version__, "torch": torch.__version__, "torchvision": torchvision.__version__, "zarr": zarr.__version__},
-    }  # fmt: skip
-    label = f"cache-features {args.split}"
-    views_said = f"{views} view{'s' * (views > 1)} in {compute}"
-    say(f"{label}: {len(index)} images, {views_said}, {layout.bytes / 1e6:.1f} MB, on {devices.describe(device)}")
+        "versions": versions,
+    }
+    views = f"{layout.views} view{'s' * (layout.views > 1)} in {compute}"
+    say(f"{label}: {len(index)} images, {views}, {layout.bytes / 1e6:.1f} MB, on {devices.describe(device)}")
     code = [sha256(Path(str(module.__file__)).read_bytes()) for module in (build, taps, forwarding, transform)]
-    dump = Dump(args.out, args.split, layout, dataset.labels[index], index, provenance, code=code)
-    with dump, taps.tapping(model, names, measured["pool"], getattr(torch, layout.precision)) as caught:
-        forward = Forward(
-            model, caught, layout.taps, layout.classes, layout.precision, about["transform"], about["augment"],
-            chosen["batch_size"], compute, device, chosen["order_seed"],
-        )  # fmt: skip
+    with Dump(args.out, args.split, layout, dataset.labels[index], index, provenance, code=code) as writer:
         agreement = forward.agreement(dataset.images[index[:AGREEMENT_IMAGES]])
         if agreement is not None:
             say(f"{label}: {compute} gives float32's answer for {agreement['argmax']:.2%} of {agreement['images']} images")
-        pending = list(dump.pending())
+        pending = list(writer.pending())
         for view, chunk, start, stop in track(iter(pending), label, len(pending), "images", layout.rows):
             rows = index[start:stop]
-            dump.write(view, chunk, *forward(dataset.images[rows], rows, view))
-        dump.finish({"agreement": agreement})
+            writer.write(view, chunk, *forward(dataset.images[rows], rows, view))
+        writer.finish({"agreement": agreement})

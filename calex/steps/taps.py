@@ -16,13 +16,13 @@ from calex.backbones.trace import check_network
 from calex.errors import CalexError
 
 DEPTH = 2  # of the modules listed by default
-SIZES = {"imagenet": 224, "cifar": 32}
+SIZES = {"imagenet": 224, "cifar": 32, "small": 64}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("network", metavar="MODEL", help="a torchvision classifier by name, or package.module:function")
     parser.add_argument("--stem", choices=SIZES, default="imagenet", help="as in the config (default: imagenet)")
-    parser.add_argument("--input-size", type=int, help="pixels (default: 224, with the cifar stem 32)")
+    parser.add_argument("--input-size", type=int, help="pixels (default: 224; with the stem cifar 32, with small 64)")
     parser.add_argument("--classes", type=int, default=10, help="how many the network tells apart (default: 10)")
     parser.add_argument("--pool", type=int, default=8, help="cells a side that a tap is averaged to, 0 for none (default: 8)")
     parser.add_argument("--all", action="store_true", help=f"modules at every depth (default: down to {DEPTH} names)")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from calex import devices, flops, images, networks, settings, splitting, training, transform
+from calex import convolutions, devices, flops, images, networks, precision, settings, splitting, training, transform
 from calex.backbones import build, diagnosis, metadata
 from calex.backbones.checkpoint import Loaded, load_checkpoint
 from calex.backbones.normalisation import normalisation
@@ -67,7 +67,18 @@ def run(args: argparse.Namespace) -> None:
     with locked(guard_of(args.out), "training of this backbone"):
         warnings: list[str] = []
         if args.checkpoint is None:
-            compute = devices.resolved_for_training(chosen["training"]["compute"], device)
+            precision.refuse_unscaled(chosen["training"]["compute"], device)
+            compute = precision.choose(
+                chosen["training"]["compute"], device,
+                training.trial(model, dataset.images[learned], dataset.labels[learned], scale, chosen["training"], device),
+                "a batch forward and backward", args.out.with_suffix(".precision.json"),
+                {
+                    "network": network, "network_sources": own_sources, "stem": chosen["stem"], "input_size": size,
+                    "batch_size": chosen["training"]["batch_size"], "classes": len(dataset.names),
+                    "device_type": device.type, "threads": args.threads, "torch": torch.__version__,
+                },
+                label,
+            )  # fmt: skip
             partial = args.out.with_name(f".{args.out.name}.{fingerprint(args, dataset, own_sources, compute, device)}.partial")
             say(f"{label}: {len(learned)} images at {size} px in {compute} on {devices.describe(device)}")
             history = training.train(
@@ -146,7 +157,10 @@ def fingerprint(
         "settings": args.settings,
         "dataset": dataset.fingerprint,
         "network": own_sources,
-        "code": [sha256(Path(str(module.__file__)).read_bytes()) for module in (build, images, splitting, training, transform)],
+        "code": [
+            sha256(Path(str(module.__file__)).read_bytes())
+            for module in (build, convolutions, images, splitting, training, transform)
+        ],
         "compute": compute,
         "device": device.type,
         "threads": args.threads if device.type == "cpu" else None,

@@ -58,12 +58,6 @@ except CalexError as error:
 if shutil.which("python") != sys.executable:
     os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 
-# OpenMP threads that spin while they wait take the core from whoever would let them go on: beside one busy process
-# two threads were three to five times as slow. So they spin for some microseconds only. No bit of a result depends on it.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-os.environ.setdefault("KMP_BLOCKTIME", "0")
-
 # All that this run may use, where the command line gives a number: an executor's profile, --unlock and others give none.
 EVERY_CORE = workflow.resource_settings.cores
 
