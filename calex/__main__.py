@@ -11,7 +11,7 @@ import sys
 
 from calex import __version__, memory
 from calex.errors import CalexError, suggestion
-from calex.imports import PACKAGE
+from calex.plugins.modules import PACKAGE
 
 # In the order of the data's way; the last ones are for people.
 VERBS = (

@@ -30,6 +30,12 @@ class Faults(list[str]):
             self.extend(map(str, error.args))
 
 
+def one_line(error: BaseException) -> str:
+    """Another library's exception in one line: its kind and the first line of its text."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """The near miss among `known`, or all of them: the end of an error about an unknown `name`."""
     known = sorted(known)

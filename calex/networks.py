@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from calex import imports
 from calex.errors import CalexError, suggestion
-from calex.imports import Source
+from calex.plugins import modules
+from calex.plugins.modules import Source
 
 
 def is_own(network: Any) -> bool:
@@ -28,19 +28,19 @@ def _parts(network: str) -> tuple[str, str]:
 
 def located(network: str) -> Source:
     """The source of a network's module."""
-    return imports.located(_parts(network)[0], "network")
+    return modules.located(_parts(network)[0], "network")
 
 
 def sources(network: str) -> dict[str, str]:
     """{file: hash} of a network's module and of all that it imports and that is not installed."""
-    return {source.name: imports.digest(source.file) for source in imports.closure([located(network)])}
+    return {source.name: modules.digest(source.file) for source in modules.closure([located(network)])}
 
 
 def function(network: str) -> Callable[[int], Any]:
     """The function itself. Raises CalexError when the module fails or has none of that name."""
     module, name = _parts(network)
     source = located(network)
-    loaded = imports.load(source, module, "network")
+    loaded = modules.load(source, module, "network")
     made = getattr(loaded, name, None)
     if not callable(made):
         known = [key for key, value in vars(loaded).items() if callable(value) and not key.startswith("_")]

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from calex import imports, networks, plugins
-from calex.imports import PACKAGE, Source
+from calex import networks, plugins
+from calex.plugins import modules
+from calex.plugins.modules import PACKAGE, Source
 
 # Which key of a config block names a plugin of which kind.
 KINDS = {
@@ -24,7 +25,7 @@ KINDS = {
 }
 
 # What these say reaches people, never a result.
-SILENT = {"errors.py", "progress.py", "ranges.py", "contracts.py"}
+SILENT = {"errors.py", "progress.py", "plugins/contracts.py", "plugins/ranges.py"}
 
 # What a module may read besides code: a page template of its own name.
 BESIDE = (".html",)
@@ -32,13 +33,13 @@ BESIDE = (".html",)
 
 def of_step(step: str, settings: dict[str, Any]) -> dict[str, str]:
     """{file: hash} of a step (`train_branch`) run with a config block."""
-    sources = [imports.inside(f"steps/{step}.py")]
+    sources = [modules.inside(f"steps/{step}.py")]
     for key, kind in KINDS.items():
         if isinstance(settings.get(key), dict):
-            sources += [plugins.located(kind, settings[key]["name"]), imports.inside(f"{kind}/__init__.py")]
+            sources += [plugins.located(kind, settings[key]["name"]), modules.inside(f"{kind}/__init__.py")]
     if networks.is_own(settings.get("network")):
         sources.append(networks.located(settings["network"]))
-    reached = imports.closure(sources)
+    reached = modules.closure(sources)
     pages = [Source(page, source.root) for source in reached for page in map(source.file.with_suffix, BESIDE) if page.is_file()]
     silent = {PACKAGE / name for name in SILENT}
-    return {source.name: imports.digest(source.file) for source in sorted([*reached, *pages]) if source.file not in silent}
+    return {source.name: modules.digest(source.file) for source in sorted([*reached, *pages]) if source.file not in silent}

@@ -19,9 +19,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from calex.convolutions import by_images
-from calex.errors import CalexError
+from calex.errors import CalexError, one_line
 from calex.files import replacing
-from calex.imports import one_line
 from calex.precision import autocast
 from calex.progress import say, track
 from calex.transform import augment, to_input

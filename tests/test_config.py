@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 from calex import config, plugins
 from calex.errors import CalexError
 from calex.files import canonical_json
-from calex.ranges import misfit
+from calex.plugins.ranges import misfit
 
 SCHEMA = REPOSITORY / "workflow/schemas/config.schema.yaml"
 

@@ -11,8 +11,9 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from calex import contracts, plugins, sources
+from calex import plugins, sources
 from calex.errors import CalexError
+from calex.plugins import contracts
 
 SCHEMA_FILE = REPOSITORY / "workflow/schemas/config.schema.yaml"
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from calex import imports, plugins, sources
+from calex import plugins, sources
 from calex.errors import CalexError
-from calex.imports import PACKAGE
+from calex.plugins import modules
+from calex.plugins.modules import PACKAGE
 
 BUILD = "def build(channels, height, width, **options): ...\n"
 BRANCH = {"recipe": {"name": "branchwise"}, "head": {"name": "prototype"}, "target": {"name": "kl"}}
@@ -58,13 +59,13 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("__init__.py", "page.py", "page.html", "heads/__init__.py", "heads/_shared.py", "heads/other.py"):
         (folder / name).write_text("")
     monkeypatch.setattr(sources, "PACKAGE", folder)
-    monkeypatch.setattr(imports, "PACKAGE", folder)
+    monkeypatch.setattr(modules, "PACKAGE", folder)
     return folder
 
 
 def closure(package: Path, code: str) -> set[str]:
     (package / "heads/mine.py").write_text(code)
-    return {source.name.removeprefix("calex/") for source in imports.closure([imports.inside("heads/mine.py")])}
+    return {source.name.removeprefix("calex/") for source in modules.closure([modules.inside("heads/mine.py")])}
 
 
 @pytest.mark.parametrize(
@@ -104,12 +105,12 @@ def test_annotated_constants_are_read_and_a_syntax_error_is_one_line(package: Pa
     for number, code in enumerate(("OPTIONS = {\n'a': = 1}\n", "\nx = '\xe9", "a\0b")):
         broken = package / f"heads/broken{number}.py"
         broken.write_text(code)
-        for read in (imports.constants, imports.defined, lambda file: imports.imported(imports.Source(file, package.parent))):
+        for read in (modules.constants, modules.defined, lambda file: modules.imported(modules.Source(file, package.parent))):
             with pytest.raises(CalexError, match=rf"broken{number}\.py.*mend the file") as caught:
                 read(broken)
             assert "\n" not in str(caught.value)
     with pytest.raises(CalexError, match=r"broken0\.py, line 2: "):
-        imports.constants(package / "heads/broken0.py")
+        modules.constants(package / "heads/broken0.py")
 
 
 def test_a_range_that_cannot_be_read_names_the_file(package: Path) -> None:

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from calex import imports, networks
+from calex import networks
 from calex.backbones.build import uncompiled
-from calex.errors import CalexError, suggestion
+from calex.errors import CalexError, one_line, suggestion
 
 PROBES = 8  # images that are made up to see what a network of the user's answers
 
@@ -131,7 +131,7 @@ def _run(
         except CalexError:
             raise
         except Exception as error:  # the network's code: anything can happen
-            failure = imports.one_line(error)
+            failure = one_line(error)
     first = _first_channels(model)
     remedy = "mend it or set another input_size" if networks.is_own(network) else "set another input_size or network"
     if first not in (1, 3, None):
@@ -206,9 +206,7 @@ def check_logits(model: nn.Module, network: str, shape: tuple[int, int, int]) ->
     try:
         _, answers = _pass(_copy(model, "cpu"), [], images, lambda *_: None)
     except Exception as error:  # the network's code: anything can happen
-        raise CalexError(
-            f"network: {network} cannot read images of {shape[-1]} px ({imports.one_line(error)}); mend it"
-        ) from None
+        raise CalexError(f"network: {network} cannot read images of {shape[-1]} px ({one_line(error)}); mend it") from None
     answers = answers.double()
     if (answers >= 0).all() and (answers.sum(1) - 1).abs().max() < 1e-3:
         raise CalexError(

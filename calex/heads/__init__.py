@@ -1,1 +1,1 @@
-"""One file a branch head, with the functions of `calex.contracts.Head`."""
+"""One file a branch head, with the functions of `calex.plugins.contracts.Head`."""

@@ -1,6 +1,6 @@
-"""One file a training recipe, with the function of `calex.contracts.Recipe`, by which branches train one a job.
+"""One file a training recipe, with the function of `calex.plugins.contracts.Recipe`, by which branches train one a job.
 
-`JOINT = True`: all branches of a cascade train in one job, with the functions of `calex.contracts.JointRecipe`.
+`JOINT = True`: all branches of a cascade train in one job, with the functions of `calex.plugins.contracts.JointRecipe`.
 
 `SCORES` and `TARGETS` name the scores that its exits hold and the targets that it can learn; without them, all.
 """

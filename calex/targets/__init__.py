@@ -1,1 +1,1 @@
-"""One file a target, with the function of `calex.contracts.Target`: what a branch learns."""
+"""One file a target, with the function of `calex.plugins.contracts.Target`: what a branch learns."""

@@ -20,9 +20,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from calex.errors import CalexError, suggestion
+from calex.errors import CalexError, one_line, suggestion
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 
 INSTALLED = {"site-packages", "dist-packages"}
 
@@ -193,12 +193,6 @@ def load(source: Source, module: str, where: str) -> ModuleType:
     if loaded.__file__ is None or not Path(loaded.__file__).samefile(source.file):
         raise CalexError(f"{where}: '{module}' is loaded from {loaded.__file__}, not {source.file}; give yours another name")
     return loaded
-
-
-def one_line(error: BaseException) -> str:
-    """Another library's exception in one line: its kind and the first line of its text."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 def closure(sources: Iterable[Source]) -> list[Source]:

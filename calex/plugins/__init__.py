@@ -2,9 +2,9 @@
 
 A *kind* is a folder of this package (`heads`, `policies`, …). A file in it is a plugin, and its name is what the config
 says; a name with dots (`my_parts.average`) is a plugin outside the package, a module where one runs the workflow or on
-Python's path. What its functions must be stands in `calex.contracts`. Its literal `OPTIONS` are the keys that its
+Python's path. What its functions must be stands in `calex.plugins.contracts`. Its literal `OPTIONS` are the keys that its
 config block may hold with their defaults, `CHOICES` the words that some of them may be, `RANGES` the interval of each
-number (`calex.ranges`), `PATHS` the keys in which `~` is one's home folder. All are read from the source without
+number (`calex.plugins.ranges`), `PATHS` the keys in which `~` is one's home folder. All are read from the source without
 importing it, so that checking a config never loads torch. A default of None stands for a path or a name that may be
 left out.
 """
@@ -18,10 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, overload
 
-from calex import contracts, imports
 from calex.errors import CalexError, suggestion, unquoted
-from calex.imports import Source
-from calex.ranges import FINITE, misfit
+from calex.plugins import contracts, modules
+from calex.plugins.modules import Source
+from calex.plugins.ranges import FINITE, misfit
 
 # The kinds that a config names.
 KINDS = ("datasets", "recipes", "heads", "targets", "weightings", "policies")
@@ -40,7 +40,7 @@ def has_home(path: str) -> bool:
 
 def names(kind: str) -> list[str]:
     """Every plugin of a kind in this package, sorted."""
-    return sorted(file.stem for file in (imports.PACKAGE / kind).glob("*.py") if not file.stem.startswith("_"))
+    return sorted(file.stem for file in (modules.PACKAGE / kind).glob("*.py") if not file.stem.startswith("_"))
 
 
 def located(kind: str, name: str, where: str | None = None) -> Source:
@@ -49,10 +49,10 @@ def located(kind: str, name: str, where: str | None = None) -> Source:
     if "." in name:
         if not all(part.isidentifier() for part in name.split(".")):
             raise CalexError(f"{where}: '{name}' is not of the form folder.file, the dotted name of a Python module")
-        return imports.located(name, where)
+        return modules.located(name, where)
     if name not in names(kind):
         raise CalexError(f"{where}: unknown name '{name}', {suggestion(str(name), names(kind))}")
-    return imports.inside(f"{kind}/{name}.py")
+    return modules.inside(f"{kind}/{name}.py")
 
 
 def source(kind: str, name: str, where: str | None = None) -> Path:
@@ -62,7 +62,7 @@ def source(kind: str, name: str, where: str | None = None) -> Path:
 
 def constants(kind: str, name: str) -> dict[str, Any]:
     """The literal assignments of a plugin's module, without running it."""
-    return imports.constants(source(kind, name))
+    return modules.constants(source(kind, name))
 
 
 def complete(kind: str, block: dict[str, Any], where: str) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def complete(kind: str, block: dict[str, Any], where: str) -> dict[str, Any]:
     """
     file = source(kind, block["name"], f"{where}.name")
     contracts.check_source(kind, file, f"{where}.name")
-    declared = imports.constants(file)
+    declared = modules.constants(file)
     options, paths = declared.get("OPTIONS", {}), declared.get("PATHS", [])
     faults = [fault for key, value in block.items() if key != "name" for fault in _faults(key, value, file, where)]
     if faults:
@@ -84,7 +84,7 @@ def complete(kind: str, block: dict[str, Any], where: str) -> dict[str, Any]:
 
 def _faults(key: str, value: Any, file: Path, where: str) -> Iterator[str]:
     """What is wrong with one option; `file` is its plugin's."""
-    declared = imports.constants(file)
+    declared = modules.constants(file)
     options, choices, ranges = (declared.get(part, {}) for part in ("OPTIONS", "CHOICES", "RANGES"))
     if key not in options:
         yield f"{where}: unknown key '{key}', {suggestion(key, ['name', *options])}"
@@ -120,9 +120,9 @@ def load(kind: Literal["policies"], name: str) -> contracts.Policy: ...
 @overload
 def load(kind: str, name: str) -> Any: ...
 def load(kind: str, name: str) -> Any:
-    """Import a plugin. Raises CalexError where it does not hold what its kind needs (`calex.contracts`)."""
+    """Import a plugin. Raises CalexError where it does not hold what its kind needs (`calex.plugins.contracts`)."""
     origin = located(kind, name)
-    module = imports.load(origin, name, kind) if "." in name else importlib.import_module(f"calex.{kind}.{name}")
+    module = modules.load(origin, name, kind) if "." in name else importlib.import_module(f"calex.{kind}.{name}")
     contracts.check_module(kind, module, origin.file, kind)
     return module
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from calex import imports
 from calex.errors import CalexError
+from calex.plugins import modules
 
 if TYPE_CHECKING:
     import numpy as np
@@ -178,7 +178,7 @@ CONSTANTS = {
 
 def check_source(kind: str, file: Path, where: str) -> None:
     """An error, if a plugin's source does not define what its kind needs, or says of itself what cannot be read."""
-    names, constants = imports.defined(file), imports.constants(file)
+    names, constants = modules.defined(file), modules.constants(file)
     for name, expected in CONSTANTS.items():
         if name in names and not isinstance(constants.get(name), expected):
             like = getattr(expected, "__name__", "list")
@@ -205,7 +205,7 @@ def check_source(kind: str, file: Path, where: str) -> None:
 
 def check_module(kind: str, module: ModuleType, file: Path, where: str) -> None:
     """An error, if a plugin's functions cannot be called as its kind calls them."""
-    constants = imports.constants(file)
+    constants = modules.constants(file)
     for name, signature in needed(kind, constants).items():
         function = getattr(module, name, None)
         if not callable(function):
