@@ -580,5 +580,10 @@ def test_what_a_job_asks_for_follows_from_what_is_declared(tmp_path: Path) -> No
     assert asked(folder=str(tmp_path), size=2000, grey=True) < many
     assert asked(folder=str(tmp_path), max_pixels=10_000_000) < few
     assert asked(folder=str(tmp_path / "nowhere")) < few
+    (tmp_path / "linked").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / "linked" / split).symlink_to(tmp_path / split)
+        (tmp_path / split / "loop").symlink_to(tmp_path)
+    assert asked(folder=str(tmp_path / "linked"), size=2000) == many
     for name in plugins.names("datasets"):
         assert datasets.memory_mb(plugins.complete("datasets", {"name": name}, "source")) >= 1000

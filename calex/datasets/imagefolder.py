@@ -106,10 +106,22 @@ def memory_mb(folder: str | None, size: int, grey: bool, max_pixels: int, **_: A
 
     Files are counted, where the folder is there, without opening them: more images than that there cannot be.
     """
-    files = 0 if folder is None else sum(len(files) for _, _, files in os.walk(Path(folder).expanduser()))
-    array = files * size * size * (1 if grey else 3)
+    array = count_files(folder) * size * size * (1 if grey else 3)
     large, small = 5 * max_pixels, 20 * min(max_pixels, LARGE)  # bytes of images being decoded: one large, the others small
     return 500 + round((array * 1.05 + large + (THREADS - 1) * small) / 1e6)
+
+
+def count_files(folder: str | None) -> int:
+    """Count the files below a folder, those behind links too, each folder once; 0 where there is none."""
+    count, seen = 0, set[str]()
+    for at, below, files in os.walk(Path(folder).expanduser(), followlinks=True) if folder is not None else ():
+        real = os.path.realpath(at)
+        if real in seen:
+            below.clear()
+        else:
+            seen.add(real)
+            count += len(files)
+    return count
 
 
 def root(folder: str | None) -> Path:
