@@ -15,6 +15,7 @@ class CalexError(Exception):
     """
 
     def __str__(self) -> str:
+        """Return all faults in one line."""
         return "; ".join(map(str, self.args))
 
 
@@ -37,14 +38,14 @@ def one_line(error: BaseException) -> str:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """The near miss among `known`, or all of them: the end of an error about an unknown `name`."""
+    """Return the near miss among `known`, or all of them: the end of an error about an unknown `name`."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known) or 'none'}"
 
 
 def listed(items: Iterable[object], most: int = 5) -> str:
-    """Some of the items and how many more there are: `a, b and 7 more`."""
+    """Return some of the items and how many more there are: `a, b and 7 more`."""
     texts = [str(item) for item in items]
     if len(texts) <= most:
         return ", ".join(texts)
@@ -52,7 +53,7 @@ def listed(items: Iterable[object], most: int = 5) -> str:
 
 
 def unquoted(value: object) -> str:
-    """The end of an error about a number that arrived as text, as YAML takes 1e-3 and --config what stands in a list."""
+    """Return the end of an error about a number that arrived as text, as YAML takes 1e-3 and --config what stands in a list."""
     if not isinstance(value, str):
         return ""
     try:

@@ -15,7 +15,7 @@ from calex.plugins.modules import Source
 
 
 def is_own(network: Any) -> bool:
-    """Does a `network` key name a function of the user's, not a classifier of torchvision?"""
+    """Tell whether a `network` key names a function of the user's, not a classifier of torchvision."""
     return isinstance(network, str) and ":" in network
 
 
@@ -27,7 +27,7 @@ def _parts(network: str) -> tuple[str, str]:
 
 
 def located(network: str) -> Source:
-    """The source of a network's module."""
+    """Return the source of a network's module."""
     return modules.located(_parts(network)[0], "network")
 
 
@@ -37,7 +37,7 @@ def sources(network: str) -> dict[str, str]:
 
 
 def function(network: str) -> Callable[[int], Any]:
-    """The function itself. Raises CalexError when the module fails or has none of that name."""
+    """Return the function itself. Raises CalexError when the module fails or has none of that name."""
     module, name = _parts(network)
     source = located(network)
     loaded = modules.load(source, module, "network")

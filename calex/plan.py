@@ -31,7 +31,7 @@ class CascadeRun:
 
 
 def variants(method: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
-    """A method's block with each list replaced by one of its values, in every combination; by the variant's name.
+    """Return the variants of a method by name: its block with each list replaced by one of its values, in every combination.
 
     Names say what differs: `temperature=4`, with the block in front where two blocks have an option of that name. A
     method without a list has the one variant `default`. A value that is listed twice is a CalexError.
@@ -65,7 +65,7 @@ def variants(method: dict[str, Any], where: str) -> dict[str, dict[str, Any]]:
 
 
 def spelt(value: Any) -> str:
-    """A value as it stands in a file's name: 4.0 and 4 are the same."""
+    """Return a value as it stands in a file's name: 4.0 and 4 are the same."""
     if isinstance(value, bool) or value is None:
         return {True: "true", False: "false", None: "null"}[value]
     return f"{value:g}" if isinstance(value, int | float) else str(value)
@@ -84,8 +84,10 @@ def cascades(config: dict[str, Any], dataset: str) -> list[CascadeRun]:
 
 
 def ours(config: dict[str, Any], dataset: str) -> list[dict[str, str]]:
-    """The curves that all others are compared with: what a dataset calls `ours` of the methods that it lists, by
-    default the first of them, each with the first of its policies."""
+    """Return the curves that all others are compared with, each a method and the first of its policies.
+
+    They are what a dataset calls `ours` of the methods that it lists, by default the first of these.
+    """
     entry = config["datasets"][dataset]
     methods = [method for method in entry["ours"] if method in entry["methods"]] or entry["methods"][:1]
     return [{"method": method, "policy": config["methods"][method]["policies"][0]} for method in methods]
@@ -113,7 +115,7 @@ def points(config: dict[str, Any], dataset: str) -> list[str]:
 
 
 def sequential(variant: dict[str, Any]) -> bool:
-    """Does a variant's weighting need the branches before? Then its branches train one after the other."""
+    """Tell whether a variant's weighting needs the branches before: then its branches train one after the other."""
     return bool(plugins.constants("weightings", variant["weighting"]["name"]).get("SEQUENTIAL", False))
 
 

@@ -14,11 +14,12 @@ class Settings(dict[str, Any]):
     """A JSON object; asking for a key that is not there says so."""
 
     def __missing__(self, key: str) -> Any:
+        """Raise CalexError."""
         raise CalexError(f"--settings: the key '{key}' is missing; config/README.md explains each key")
 
 
 def parse(text: str) -> Settings:
-    """An argparse type."""
+    """Return the object that JSON text holds: the type of an argument of a command line."""
     try:
         value = json.loads(text, object_hook=Settings)
     except ValueError as error:
@@ -29,7 +30,7 @@ def parse(text: str) -> Settings:
 
 
 def completed(settings: Settings, **kinds: str) -> Settings:
-    """The settings with the options of some plugin blocks filled in: completed(settings, head="heads")."""
+    """Return the settings with the options of some plugin blocks filled in: completed(settings, head="heads")."""
     for key in kinds:
         if not isinstance(settings[key], dict):
             raise CalexError(f"--settings: {key}: a block with a name is expected, got {settings[key]!r}")

@@ -15,7 +15,7 @@ __all__ = ["merged", "read_layers", "read_yaml", "validated"]
 
 
 def validated(config: Mapping[str, Any], rules: dict[str, Any], where: str) -> dict[str, Any]:
-    """The config with every default present, and each method as its policies and its variants (`plan.variants`).
+    """Return the config with every default present, and each method as its policies and its variants (`plan.variants`).
 
     rules: the JSON schema. where: what errors call the config, the paths of its files.
 

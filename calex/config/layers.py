@@ -34,7 +34,7 @@ def merged(layers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _extended(name: str, section: Mapping[str, Any], blocks: list[Mapping[str, Any]], below: tuple[str, ...]) -> Any:
-    """An entry with all that it takes from its parents. `section` holds the entries as the layers state them."""
+    """Return an entry with all that it takes from its parents. `section` holds the entries as the layers state them."""
     entry = section[name]
     if not isinstance(entry, Mapping) or "extends" not in entry:
         return entry
@@ -78,7 +78,7 @@ def unresolved(config: Mapping[str, Any]) -> dict[tuple[str, str], str]:
 
 
 def _circle(name: str, parents: Mapping[str, Any]) -> list[str]:
-    """The entries that one meets from an entry back to it; [] where it is in no circle."""
+    """Return the entries that one meets from an entry back to it; [] where it is in no circle."""
     chain = [name]
     while isinstance(parent := parents.get(chain[-1]), str) and parent not in chain:
         chain.append(parent)

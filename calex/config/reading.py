@@ -20,7 +20,7 @@ MERGE = "tag:yaml.org,2002:merge"
 
 
 def read_layers(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
-    """The keys of several files. Raises one CalexError for what is wrong in all of them."""
+    """Return the keys of each of several files; raise one CalexError for what is wrong in all of them."""
     faults, layers = Faults(), []
     for path in paths:
         with faults.gather():
@@ -31,7 +31,7 @@ def read_layers(paths: Iterable[str | Path]) -> list[dict[str, Any]]:
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
-    """The keys of a YAML or JSON file.
+    """Return the keys of a YAML or JSON file.
 
     Raises CalexError for a file that is neither, for keys that come twice in one block (all of them, with their
     lines), for keys that are no text, and for an alias inside what it stands for.
@@ -58,7 +58,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def _problem(error: yaml.YAMLError) -> str:
-    """A YAML error in one line, with its place."""
+    """Return a YAML error in one line, with its place."""
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     if mark is None or problem is None:
         return " ".join(str(error).split())
@@ -70,7 +70,7 @@ def _problem(error: yaml.YAMLError) -> str:
 
 
 def _faults(node: yaml.Node, place: str, above: tuple[yaml.Node, ...]) -> Iterator[str]:
-    """What is wrong in a node and below it; `place` is its path, as in `methods.calexnet.head`."""
+    """Yield what is wrong in a node and below it; `place` is its path, as in `methods.calexnet.head`."""
     if any(node is one for one in above):
         yield f"line {node.start_mark.line + 1}: {place}: an alias inside what it stands for; write it out"
     elif isinstance(node, yaml.SequenceNode):

@@ -108,7 +108,7 @@ def _method(
 
 
 def _recipe(where: str, variant: dict[str, Any], policies: Mapping[str, str | None], faults: Faults) -> None:
-    """What a recipe asks of the other parts of its method."""
+    """Check what a recipe asks of the other parts of its method."""
     recipe = variant["recipe"]["name"]
     with faults.gather():
         recipes.check_target(recipe, variant["target"]["name"], f"{where}.target")

@@ -59,7 +59,7 @@ def _resolved(schema: dict[str, Any], root: dict[str, Any]) -> dict[str, Any]:
 
 
 def completed(value: Any, schema: dict[str, Any], root: dict[str, Any]) -> Any:
-    """A copy in which every key that the schema has a default for is present, and `~` in paths is one's home folder."""
+    """Return a copy in which every key that the schema has a default for is present, and `~` in paths is one's home folder."""
     schema = _resolved(schema, root)
     if isinstance(value, str) and schema.get("format") == "path":
         return os.path.expanduser(value)
@@ -89,7 +89,7 @@ def _infinite(
 
 
 def _lines(problem: ValidationError) -> Iterator[str]:
-    """A violation in lines: where, what, and the near miss; one for each unknown or missing key."""
+    """Yield the lines of a violation: where, what, and the near miss; one for each unknown or missing key."""
     where = ".".join(str(part) for part in problem.absolute_path)
     prefix = f"{where}: " if where else ""
     given, rule, wanted = problem.instance, problem.validator, problem.validator_value

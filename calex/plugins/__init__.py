@@ -44,7 +44,7 @@ def names(kind: str) -> list[str]:
 
 
 def located(kind: str, name: str, where: str | None = None) -> Source:
-    """The source of a plugin; `where` says in an error which key or flag asked for it."""
+    """Return the source of a plugin; `where` says in an error which key or flag asked for it."""
     where = where or kind
     if "." in name:
         if not all(part.isidentifier() for part in name.split(".")):
@@ -56,17 +56,17 @@ def located(kind: str, name: str, where: str | None = None) -> Source:
 
 
 def source(kind: str, name: str, where: str | None = None) -> Path:
-    """The file of a plugin."""
+    """Return the file of a plugin."""
     return located(kind, name, where).file
 
 
 def constants(kind: str, name: str) -> dict[str, Any]:
-    """The literal assignments of a plugin's module, without running it."""
+    """Return the literal assignments of a plugin's module, without running it."""
     return modules.constants(source(kind, name))
 
 
 def complete(kind: str, block: dict[str, Any], where: str) -> dict[str, Any]:
-    """A plugin's config block with every option present, fit for JSON.
+    """Return a plugin's config block with every option present, fit for JSON.
 
     Raises CalexError for unknown options, with their near miss, and for values of another kind or out of range.
     """
@@ -83,7 +83,7 @@ def complete(kind: str, block: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _faults(key: str, value: Any, file: Path, where: str) -> Iterator[str]:
-    """What is wrong with one option; `file` is its plugin's."""
+    """Yield what is wrong with one option; `file` is its plugin's."""
     declared = modules.constants(file)
     options, choices, ranges = (declared.get(part, {}) for part in ("OPTIONS", "CHOICES", "RANGES"))
     if key not in options:
@@ -128,5 +128,5 @@ def load(kind: str, name: str) -> Any:
 
 
 def options_of(block: dict[str, Any]) -> dict[str, Any]:
-    """A completed block less its name: the keyword arguments of the plugin's function."""
+    """Return a completed block less its name: the keyword arguments of the plugin's function."""
     return {key: math.inf if value == INFINITY else value for key, value in block.items() if key != "name"}

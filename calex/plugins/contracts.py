@@ -43,7 +43,7 @@ class Head(Protocol):
     """
 
     def build(self, channels: int, height: int, width: int, **options: Any) -> Any:
-        """A `torch.nn.Module` (B, channels, height, width) float32 → (B, D), whose attribute `width` is D."""
+        """Return a `torch.nn.Module` (B, channels, height, width) float32 → (B, D), whose attribute `width` is D."""
 
 
 class Target(Protocol):
@@ -71,7 +71,7 @@ class Policy(Protocol):
     """From exits of validation images to thresholds, for a sweep of operating points."""
 
     def parameters(self, **options: Any) -> list[dict[str, float]]:
-        """The P operating points, cheapest first, each a dictionary of numbers."""
+        """Return the P operating points, cheapest first, each a dictionary of numbers."""
 
     def thresholds(self, exits: Exits, parameters: list[dict[str, float]], correct: str, **options: Any) -> np.ndarray:
         """(P, K, C) float64: an image leaves at branch k if its score there is at least that of the class it answers.
@@ -94,7 +94,7 @@ class Recipe(Protocol):
         device: torch.device,
         label: str,
     ) -> list[float]:
-        """The mean loss of each epoch. weights: (V, N) with mean 1. settings: the recipe's options."""
+        """Return the mean loss of each epoch. weights: (V, N) with mean 1. settings: the recipe's options."""
 
 
 class JointRecipe(Protocol):
@@ -109,7 +109,7 @@ class JointRecipe(Protocol):
         settings: dict[str, Any],
         seed: int,
     ) -> Cascade:
-        """The cascade, over taps of these shapes (C, H, W)."""
+        """Return the cascade, over taps of these shapes (C, H, W)."""
 
     def train(
         self,
@@ -122,13 +122,14 @@ class JointRecipe(Protocol):
         device: torch.device,
         label: str,
     ) -> list[float]:
-        """The mean loss of each epoch. The loader reads all taps aligned."""
+        """Return the mean loss of each epoch. The loader reads all taps aligned."""
 
 
 class Benchmark(Protocol):
     """How fast something is."""
 
-    def measure(self, bench: Bench) -> list[Row]: ...
+    def measure(self, bench: Bench) -> list[Row]:
+        """Return what was measured, a row for each comparison."""
 
 
 # What a plugin of a kind must fulfil; and, where a constant of its own decides, which constant, and then what.
@@ -144,7 +145,7 @@ CONTRACTS: dict[str, tuple[type, str | None, type]] = {
 
 
 def needed(kind: str, constants: Mapping[str, Any]) -> dict[str, inspect.Signature]:
-    """The functions that a plugin of a kind must have; `constants` are its own."""
+    """Return the functions that a plugin of a kind must have; `constants` are its own."""
     plain, flag, other = CONTRACTS[kind]
     contract = other if flag is not None and constants.get(flag, False) else plain
     functions = {name: value for name, value in vars(contract).items() if inspect.isfunction(value) and name[0] != "_"}
@@ -153,7 +154,7 @@ def needed(kind: str, constants: Mapping[str, Any]) -> dict[str, inspect.Signatu
 
 
 def spelt(kind: str, constants: Mapping[str, Any]) -> str:
-    """The needed functions as one would write them: `build(channels, height, width, **options)`."""
+    """Return the needed functions as one would write them: `build(channels, height, width, **options)`."""
     return " and ".join(
         f"{name}({', '.join(str(one).split(':')[0] for one in signature.parameters.values())})"
         for name, signature in needed(kind, constants).items()
@@ -177,7 +178,7 @@ CONSTANTS = {
 
 
 def check_source(kind: str, file: Path, where: str) -> None:
-    """An error, if a plugin's source does not define what its kind needs, or says of itself what cannot be read."""
+    """Raise CalexError if a plugin's source does not define what its kind needs, or says of itself what cannot be read."""
     names, constants = modules.defined(file), modules.constants(file)
     for name, expected in CONSTANTS.items():
         if name in names and not isinstance(constants.get(name), expected):
@@ -204,7 +205,7 @@ def check_source(kind: str, file: Path, where: str) -> None:
 
 
 def check_module(kind: str, module: ModuleType, file: Path, where: str) -> None:
-    """An error, if a plugin's functions cannot be called as its kind calls them."""
+    """Raise CalexError if a plugin's functions cannot be called as its kind calls them."""
     constants = modules.constants(file)
     for name, signature in needed(kind, constants).items():
         function = getattr(module, name, None)

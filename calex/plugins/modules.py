@@ -43,7 +43,7 @@ class Source:
 
 
 def inside(path: str) -> Source:
-    """A file of this package, by its path in it."""
+    """Return a file of this package, by its path in it."""
     return Source(PACKAGE / path, PACKAGE.parent)
 
 
@@ -61,12 +61,13 @@ def _once(function: Callable[[Path], Read]) -> Callable[[Path], Read]:
 
 @_once
 def digest(file: Path) -> str:
+    """Return a hash of a file's content."""
     return hashlib.sha256(file.read_bytes()).hexdigest()[:12]
 
 
 @_once
 def parsed(file: Path) -> ast.Module:
-    """A source file's syntax tree; an error in it is one line with its place."""
+    """Return a source file's syntax tree; an error in it is one line with its place."""
     try:
         return ast.parse(file.read_bytes())
     except SyntaxError as error:
@@ -77,7 +78,7 @@ def parsed(file: Path) -> ast.Module:
 
 @_once
 def constants(file: Path) -> dict[str, Any]:
-    """The literal module-level assignments of a source file, annotated or not."""
+    """Return the literal module-level assignments of a source file, annotated or not."""
     values = {}
     for name, value in _assignments(file):
         try:
@@ -101,7 +102,7 @@ def _assignments(file: Path) -> Iterator[tuple[str, ast.expr]]:
 
 @_once
 def defined(file: Path) -> frozenset[str]:
-    """The names that a module gives: functions, classes, assignments and imports; `*` where it imports all of another."""
+    """Return the names that a module gives: functions, classes, assignments and imports; `*` where it imports all of another."""
     names: set[str] = set()
     waiting: list[ast.AST] = list(parsed(file).body)
     while waiting:
@@ -129,7 +130,7 @@ def _working_directory_first() -> Iterator[None]:
 
 
 def _file(base: Path) -> Path | None:
-    """The source of a module at `base`, which has no suffix: a package or a file."""
+    """Return the source of a module at `base`, which has no suffix: a package or a file."""
     return next((file for file in (base / "__init__.py", base.with_name(f"{base.name}.py")) if file.is_file()), None)
 
 
@@ -148,10 +149,11 @@ def _places(top: str) -> list[Path]:
 
 
 def located(module: str, where: str) -> Source:
-    """The source of a module outside this package.
+    """Return the source of a module outside this package.
 
-    where: which key asked for it. Raises CalexError for a module that is not there, and for a name that another
-    module has too.
+    where: which key asked for it, for errors.
+
+    Raises CalexError for a module that is not there, and for a name that another module has too.
     """
     top, *rest = module.split(".")
     if top in sys.stdlib_module_names or top == PACKAGE.name:
@@ -170,7 +172,7 @@ def located(module: str, where: str) -> Source:
 
 
 def _refuse_a_second(top: str, where: str) -> None:
-    """An error, if an installed module has the name of one that is not: which one Python takes depends on much."""
+    """Raise CalexError if an installed module has the name of one that is not: which one Python takes depends on much."""
     entries = [Path(entry) for entry in [str(Path.cwd()), *sys.path]]
     beside = [entry for entry in entries if entry.name not in INSTALLED and _is_module(entry / top)]
     spec = PathFinder.find_spec(top, [str(entry) for entry in entries if entry.name in INSTALLED])
@@ -196,7 +198,7 @@ def load(source: Source, module: str, where: str) -> ModuleType:
 
 
 def closure(sources: Iterable[Source]) -> list[Source]:
-    """The sources, the packages that they are in and all that they import, directly or not, sorted."""
+    """Return the sources, the packages that they are in and all that they import, directly or not, sorted."""
     reached: set[Source] = set()
     waiting = [below for source in sources for below in _reached(source.file.relative_to(source.root), source.root)]
     while waiting:
@@ -208,7 +210,7 @@ def closure(sources: Iterable[Source]) -> list[Source]:
 
 
 def imported(source: Source) -> frozenset[Source]:
-    """The sources that a file imports itself, at any depth of its code; not what only a type checker sees."""
+    """Return the sources that a file imports itself, at any depth of its code; not what only a type checker sees."""
     state = source.file.stat()
     return _imported(source, state.st_mtime_ns, state.st_size)
 
@@ -243,7 +245,7 @@ def _import_statements(tree: ast.AST) -> Iterator[ast.Import | ast.ImportFrom]:
 
 
 def _above(source: Source, node: ast.ImportFrom) -> tuple[str, ...]:
-    """The package that the dots of `from ..x import y` mean."""
+    """Return the package that the dots of `from ..x import y` mean."""
     folder = source.file.parents[min(node.level, len(source.file.parents)) - 1]
     if not folder.is_relative_to(source.root):  # more dots than there are packages: Python refuses it too
         raise CalexError(f"{source.file}, line {node.lineno}: an import goes beyond its package; mend the file")
@@ -251,7 +253,7 @@ def _above(source: Source, node: ast.ImportFrom) -> tuple[str, ...]:
 
 
 def _root(top: str, importer: Source) -> Path | None:
-    """The folder from which a top-level module is imported, if it is to be followed."""
+    """Return the folder from which a top-level module is imported, if it is to be followed."""
     if top == PACKAGE.name:
         return PACKAGE.parent
     if importer.root == PACKAGE.parent and importer.file.is_relative_to(PACKAGE):
@@ -265,7 +267,7 @@ def _root(top: str, importer: Source) -> Path | None:
 
 
 def _reached(path: Path, root: Path) -> Iterator[Source]:
-    """The module at a path below `root`, which may have a suffix or name something in a module, and the packages above it."""
+    """Return the module at a path below `root`, which may have a suffix or name something in a module, and the packages above it."""
     parts = path.with_suffix("").parts if path.suffix == ".py" else path.parts
     for depth in range(1, len(parts) + 1):
         file = _file(root.joinpath(*parts[:depth]))

@@ -13,7 +13,7 @@ INTERVAL = re.compile(r"([\[(])\s*([-+.\w]+)\s*,\s*([-+.\w]+)\s*([\])])")
 
 
 def misfit(value: float, interval: str) -> str | None:
-    """What is wrong with a number, the end of a sentence that begins with it; None where it lies in the interval.
+    """Say what is wrong with a number, the end of a sentence that begins with it; None where it lies in the interval.
 
     Raises ValueError for text that is no interval.
     """

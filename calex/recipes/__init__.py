@@ -13,27 +13,27 @@ from calex.scores import SCORES
 
 
 def constant(name: str, key: str, default: object) -> object:
-    """What a recipe says of itself, read without importing it."""
+    """Return a constant of a recipe, read without importing it."""
     return plugins.constants("recipes", name).get(key, default)
 
 
 def joint(name: str) -> bool:
-    """Does a recipe train all branches at once?"""
+    """Tell whether a recipe trains all branches at once."""
     return bool(constant(name, "JOINT", False))
 
 
 def check_target(recipe: str, target: str, where: str) -> None:
-    """An error, if the recipe cannot learn this target."""
+    """Raise CalexError if the recipe cannot learn this target."""
     _among(recipe, target, constant(recipe, "TARGETS", [target]), f"{where}.name", "learns no target")
 
 
 def check_score(recipe: str, score: str, where: str) -> None:
-    """An error, if the recipe's exits do not hold this score."""
+    """Raise CalexError if the recipe's exits do not hold this score."""
     _among(recipe, score, constant(recipe, "SCORES", SCORES), where, "gives no score")
 
 
 def check_weighting(recipe: str, weighting: str, where: str) -> None:
-    """An error, if the weighting looks at earlier branches and the recipe trains all at once."""
+    """Raise CalexError if the weighting looks at earlier branches and the recipe trains all at once."""
     if joint(recipe) and plugins.constants("weightings", weighting).get("SEQUENTIAL", False):
         raise CalexError(
             f"{where}.name: '{weighting}' looks at earlier branches, but the recipe '{recipe}' trains all at once; use uniform"
