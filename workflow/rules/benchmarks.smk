@@ -13,7 +13,8 @@ rule benchmark:
         "benchmarks/benchmarks/{question}.tsv"
     conda:
         "../../environment.yml"
-    threads: EVERY_CORE or config["threads"]["benchmark"]  # so that nothing runs beside what is being timed
+    # Every core that this run may use, so that nothing runs beside what is being timed. An executor's profile gives no number.
+    threads: workflow.resource_settings.cores or config["threads"]["benchmark"]
     resources:
         mem_mb=8000,
         runtime=120,
@@ -42,11 +43,9 @@ rule report_benchmarks:
         "benchmarks/benchmarks.tsv"
     conda:
         "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=2000,
         runtime=10,
-        gpu=0,
     params:
         sources=source_hashes("report_benchmarks"),
     message:
@@ -66,11 +65,9 @@ rule sizes:
         "benchmarks/sizes.tsv"
     conda:
         "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=2000,
         runtime=10,
-        gpu=0,
     params:
         sources=source_hashes("sizes"),
     message:

@@ -2,27 +2,25 @@
 # weigh_survivors k + 1, and so on; otherwise all branches train side by side. A joint recipe makes a whole cascade
 # in one job, train_branches.
 
-CASCADE = "results/{dataset}/{backbone}/{method}/{variant}/seed{seed}"
-
 
 rule train_branch:
     input:
         manifests=expand("results/{{dataset}}/{{backbone}}/features/{split}.json", split=SPLITS),
         stores=ancient(expand("results/{{dataset}}/{{backbone}}/features/{split}.zarr", split=SPLITS)),
         weights=branch(
-            lambda w: looks_back(w) and int(w.k) > 1,
-            then=f"{CASCADE}/weights{{k}}.npy",
+            lambda w: int(w.k) > 1 and plan.sequential(config["methods"][w.method]["variants"][w.variant]),
+            then=f"results/{CASCADE}/weights{{k}}.npy",
             otherwise=[],
         ),
     output:
-        branch=f"{CASCADE}/branch{{k}}.safetensors",
-        exits=f"{CASCADE}/exits{{k}}.npz",
+        branch=f"results/{CASCADE}/branch{{k}}.safetensors",
+        exits=f"results/{CASCADE}/exits{{k}}.npz",
     log:
-        f"logs/{CASCADE.removeprefix('results/')}/branch{{k}}.log",
+        f"logs/{CASCADE}/branch{{k}}.log",
     benchmark:
-        f"benchmarks/{CASCADE.removeprefix('results/')}/branch{{k}}.tsv"
+        f"benchmarks/{CASCADE}/branch{{k}}.tsv"
     wildcard_constraints:
-        method=methods_that_train(joint=False),
+        method=jobs.methods_that_train(config, joint=False),
     group:
         "cascade"
     conda:
@@ -59,14 +57,14 @@ for count in BRANCH_COUNTS:
             manifests=expand("results/{{dataset}}/{{backbone}}/features/{split}.json", split=SPLITS),
             stores=ancient(expand("results/{{dataset}}/{{backbone}}/features/{split}.zarr", split=SPLITS)),
         output:
-            branches=[f"{CASCADE}/branch{k}.safetensors" for k in range(1, count + 1)],
-            exits=[f"{CASCADE}/exits{k}.npz" for k in range(1, count + 1)],
+            branches=[f"results/{CASCADE}/branch{k}.safetensors" for k in range(1, count + 1)],
+            exits=[f"results/{CASCADE}/exits{k}.npz" for k in range(1, count + 1)],
         log:
-            f"logs/{CASCADE.removeprefix('results/')}/branches.log",
+            f"logs/{CASCADE}/branches.log",
         benchmark:
-            f"benchmarks/{CASCADE.removeprefix('results/')}/branches.tsv"
+            f"benchmarks/{CASCADE}/branches.tsv"
         wildcard_constraints:
-            method=methods_that_train(joint=True),
+            method=jobs.methods_that_train(config, joint=True),
             backbone="|".join(name for name, backbone in config["backbones"].items() if len(backbone["taps"]) == count),
         group:
             "cascade"
@@ -92,23 +90,21 @@ for count in BRANCH_COUNTS:
 
 rule weigh_survivors:
     input:
-        lambda w: exits_up_to(int(w.k) - 1)(w),
+        lambda w: exits(w, last=int(w.k) - 1),
     output:
-        weights=f"{CASCADE}/weights{{k}}.npy",
-        record=f"{CASCADE}/weights{{k}}.json",
+        weights=f"results/{CASCADE}/weights{{k}}.npy",
+        record=f"results/{CASCADE}/weights{{k}}.json",
     log:
-        f"logs/{CASCADE.removeprefix('results/')}/weights{{k}}.log",
+        f"logs/{CASCADE}/weights{{k}}.log",
     benchmark:
-        f"benchmarks/{CASCADE.removeprefix('results/')}/weights{{k}}.tsv"
+        f"benchmarks/{CASCADE}/weights{{k}}.tsv"
     group:
         "cascade"
     conda:
         "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=2000,
         runtime=20,
-        gpu=0,
     params:
         settings=settings("weigh_survivors"),
         sources=source_hashes("weigh_survivors"),

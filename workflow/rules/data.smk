@@ -13,11 +13,9 @@ rule prepare_dataset:
         "images"
     conda:
         "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=lambda w: datasets.memory_mb(config["datasets"][w.dataset]["source"]),
         runtime=60,
-        gpu=0,
     params:
         settings=lambda w: canonical_json(config["datasets"][w.dataset]["source"]),
         sources=source_hashes("prepare_dataset"),
@@ -46,11 +44,9 @@ rule measure_taps:
         "images"
     conda:
         "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=2000,
         runtime=10,
-        gpu=0,
     params:
         settings=settings("measure_taps"),
         sources=source_hashes("measure_taps"),

@@ -3,25 +3,23 @@
 
 rule calibrate:
     input:
-        exits_up_to(branch_count),
+        exits,
     output:
-        thresholds=f"{CASCADE}/{{policy}}.thresholds.parquet",
-        record=f"{CASCADE}/{{policy}}.calibration.json",
+        thresholds=f"results/{CASCADE}/{{policy}}.thresholds.parquet",
+        record=f"results/{CASCADE}/{{policy}}.calibration.json",
     log:
-        f"logs/{CASCADE.removeprefix('results/')}/{{policy}}.thresholds.log",
+        f"logs/{CASCADE}/{{policy}}.thresholds.log",
     benchmark:
-        f"benchmarks/{CASCADE.removeprefix('results/')}/{{policy}}.thresholds.tsv"
+        f"benchmarks/{CASCADE}/{{policy}}.thresholds.tsv"
     wildcard_constraints:
         policy="|".join(config["policies"]),
     group:
         "cascade"
     conda:
         "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=4000,
         runtime=30,
-        gpu=0,
     params:
         settings=settings("calibrate"),
         sources=source_hashes("calibrate"),
@@ -33,24 +31,22 @@ rule calibrate:
 
 rule evaluate:
     input:
-        exits=exits_up_to(branch_count),
-        thresholds=branch(lambda w: w.policy == "oracle", then=[], otherwise=f"{CASCADE}/{{policy}}.thresholds.parquet"),
+        exits=exits,
+        thresholds=branch(lambda w: w.policy == "oracle", then=[], otherwise=f"results/{CASCADE}/{{policy}}.thresholds.parquet"),
     output:
-        points=f"{CASCADE}/{{policy}}.points.parquet",
-        exits=f"{CASCADE}/{{policy}}.exits.npz",
+        points=f"results/{CASCADE}/{{policy}}.points.parquet",
+        exits=f"results/{CASCADE}/{{policy}}.exits.npz",
     log:
-        f"logs/{CASCADE.removeprefix('results/')}/{{policy}}.points.log",
+        f"logs/{CASCADE}/{{policy}}.points.log",
     benchmark:
-        f"benchmarks/{CASCADE.removeprefix('results/')}/{{policy}}.points.tsv"
+        f"benchmarks/{CASCADE}/{{policy}}.points.tsv"
     group:
         "cascade"
     conda:
         "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=4000,
         runtime=30,
-        gpu=0,
     params:
         settings=settings("evaluate"),
         sources=source_hashes("evaluate"),
@@ -92,20 +88,18 @@ rule pareto:
         "report"
     conda:
         "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=4000,
         runtime=30,
-        gpu=0,
     params:
-        settings=lambda w: canonical_json(run_of(w)),
+        settings=lambda w: canonical_json(jobs.resolved(config, w.dataset)),
         sources=source_hashes("pareto"),
     message:
         "{wildcards.dataset}: gathering operating points, marking fronts"
     # The step finds its inputs by the same plan: their paths would be too many for a command line.
     shell:
         "python -m calex pareto --results results --settings {params.settings:q}"
-        " --command 'snakemake --cores all results/pareto_{wildcards.dataset}.html'{AS_TYPED:q}"
+        " --command 'snakemake --cores all results/pareto_{wildcards.dataset}.html'{TYPED.options:q}"
         " --out {output.points} --run {output.run} 2>&1 | tee {log}"
 
 
@@ -123,11 +117,9 @@ rule compare:
         "report"
     conda:
         "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=4000,
         runtime=30,
-        gpu=0,
     params:
         settings=lambda w: canonical_json({"ours": plan.ours(config, w.dataset)}),
         sources=source_hashes("compare"),

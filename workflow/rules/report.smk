@@ -1,6 +1,13 @@
 # What people look at: one page that stands alone, and its chart and numbers beside it.
 
 
+def points_table(wildcards):
+    """A dataset's table of operating points; a dataset that the config does not know ends the run."""
+    if wildcards.dataset not in config["datasets"]:
+        refuse(f"results/pareto_{wildcards.dataset}.html: unknown dataset, {suggestion(wildcards.dataset, config['datasets'])}")
+    return f"results/points_{wildcards.dataset}.parquet"
+
+
 rule report:
     input:
         points=points_table,
@@ -22,11 +29,9 @@ rule report:
         "report"
     conda:
         "../../environment.yml"
-    threads: 1
     resources:
         mem_mb=4000,
         runtime=20,
-        gpu=0,
     params:
         sources=source_hashes("report"),
     message:

@@ -1,0 +1,101 @@
+"""What the workflow's jobs depend on: which keys of the config, and what else a rule must know of them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from calex import recipes, slurm
+
+# {rule: {block of the config: the keys of it that the rule's result depends on}}. A change of a key reruns the rules that list it.
+DEPENDS_ON: dict[str, dict[str, tuple[str, ...]]] = {
+    "prepare_dataset": {"dataset": ("source",)},
+    "measure_taps": {"backbone": ("network", "stem", "taps", "pool"), "dataset": ("input_size",)},
+    "train_backbone": {
+        "backbone": ("network", "stem", "normalisation", "seed", "trained_on"),
+        "dataset": ("input_size", "augment", "training", "head_holdout"),
+        "checkpoint": ("checkpoint_key", "expected_accuracy"),
+    },
+    "cache_features": {"dataset": ("views",), "features": ("precision", "codec", "compute", "batch_size", "order_seed")},
+    "train_branch": {"method": ("recipe", "head", "target", "shared_core", "correct"), "features": ("memory_mb",)},
+    "train_branches": {"method": ("recipe", "head", "target", "shared_core"), "features": ("memory_mb",)},
+    "weigh_survivors": {"method": ("weighting", "score", "correct")},
+    "calibrate": {"policy": ("policy", "score"), "method": ("correct",), "evaluation": ("folds",)},
+    "evaluate": {"policy": ("score",), "method": ("correct",)},
+    "benchmark": {"benchmarks": ("benchmark", "repeats", "scale")},
+}
+
+
+def settings(rule: str, config: dict[str, Any], wildcards: Mapping[str, str]) -> dict[str, Any]:
+    """The part of a validated config that one job's result depends on, and nothing else.
+
+    Parameters
+    ----------
+    rule
+        Name of a rule in `workflow/rules`; one that no row of `DEPENDS_ON` has depends on no key.
+    config
+        As `config.validated` returns it.
+    wildcards
+        The job's: dataset, backbone, method, …, as far as its rule has them.
+    """
+    blocks = _blocks(config, wildcards)
+    rows = DEPENDS_ON.get(rule, {}).items()
+    return {key: value[key] for block, keys in rows if (value := blocks[block]) is not None for key in keys}
+
+
+def _blocks(config: dict[str, Any], wildcards: Mapping[str, str]) -> dict[str, dict[str, Any] | None]:
+    """The entries that a job's wildcards name, and the blocks that hold for all jobs; None for one that there is not."""
+    backbone = config["backbones"].get(wildcards.get("backbone"), {})
+    method = config["methods"].get(wildcards.get("method"), {}).get("variants", {}).get(wildcards.get("variant"), {})
+    policy = dict(config["policies"].get(wildcards.get("policy"), {}))
+    # What thresholds are compared with: a policy may read another score than the method's own.
+    score = policy.pop("score", None) or method.get("score")
+    return {
+        "dataset": config["datasets"].get(wildcards.get("dataset"), {}),
+        "backbone": backbone,
+        "checkpoint": backbone if backbone.get("checkpoint") else None,
+        "method": method,
+        "policy": {"policy": policy, "score": score},
+        "features": config["features"],
+        "evaluation": config["evaluation"],
+        "benchmarks": config["benchmarks"] | {"benchmark": {"name": wildcards.get("question")}},
+    }
+
+
+def methods_that_train(config: dict[str, Any], joint: bool) -> str:
+    """A pattern for the methods whose recipe trains all branches at once, or for the others; there may be none."""
+    names = [
+        name
+        for name, method in config["methods"].items()
+        if any(recipes.joint(variant["recipe"]["name"]) == joint for variant in method["variants"].values())
+    ]
+    return "|".join(names) or "(?!)"
+
+
+def resolved(config: dict[str, Any], dataset: str) -> dict[str, Any]:
+    """What a dataset's report says was run: its own part of the config."""
+    entry = config["datasets"][dataset]
+    policies = {policy for method in entry["methods"] for policy in config["methods"][method]["policies"]}
+    return {
+        "name": dataset,
+        "config": {
+            "seeds": config["seeds"],
+            "datasets": {dataset: entry},
+            "backbones": {name: config["backbones"][name] for name in entry["backbones"]},
+            "features": config["features"],
+            "methods": {name: config["methods"][name] for name in entry["methods"]},
+            "policies": {name: config["policies"][name] for name in sorted(policies)},
+            "evaluation": config["evaluation"],
+        },
+    }
+
+
+def wants_gpu(device: str, remote: bool) -> bool:
+    """Whether jobs ask for a GPU: the config's `device` names one, or is auto and there is one.
+
+    `remote` says that a cluster runs the jobs, which may have GPUs where this machine has none.
+    """
+    if device == "auto":
+        return shutil.which("nvidia-smi") is not None or (remote and slurm.has_gpus())
+    return device.startswith(("cuda", "mps"))
