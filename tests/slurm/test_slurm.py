@@ -95,7 +95,8 @@ def test_a_cancelled_job_is_submitted_again(cluster: None, tiny: Path, tmp_path:
     subprocess.run("scancel --state=RUNNING --user=root", shell=True, check=True, env=os.environ)
     output, _ = run.communicate()
     assert run.returncode == 0, output[-4000:]
-    assert "SLURM status is: 'CANCELLED'" in output and "Trying to restart job" in output
+    states = subprocess.run(["squeue", "--states=all", "--noheader", "--Format=state"], capture_output=True, text=True).stdout
+    assert "CANCELLED" in states.split() and "Trying to restart job" in output
     assert submissions(output) == ["group_cascade", "group_cascade", "group_report"]
     assert_same_tables(folder, tiny)
     points = pl.read_parquet(folder / TABLES[0])

@@ -77,8 +77,13 @@ def source_hashes(rule_name):
     return hashes
 
 
+# Jobs that share a submission to a cluster share its one GPU: inside it no profile and no --resources say so.
+if not workflow.is_main_process:
+    workflow.register_resource("gpu", 1)
+
+
 def gpus(wildcards):
-    return int(jobs.wants_gpu(config["device"], remote=workflow.non_local_exec))
+    return int(jobs.wants_gpu(config["device"], remote=workflow.non_local_exec or not workflow.is_main_process))
 
 
 def memory(base, times):
