@@ -312,9 +312,9 @@ def test_a_fault_of_several_variants_is_told_once(tiny_config: dict[str, Any]) -
         ("datasets.digits.methods", [True], "datasets.digits.methods.0: expected a text, got True; YAML reads yes, no, on and"),
         ("datasets.digits.augment.shift", True, "datasets.digits.augment.shift: expected a whole number, got True; YAML reads"),
         (
-            "backbones.resnet18.stem",
+            "features.precision",
             False,
-            "backbones.resnet18.stem: unknown value 'False', known: cifar, imagenet; YAML reads",
+            "features.precision: unknown value 'False', known: float16, float32; YAML reads",
         ),
     ],
 )
