@@ -32,6 +32,14 @@ SETTINGS: dict[str, Any] = {
     "schedule": "cosine",
 }  # fmt: skip
 
+# It ends with this process, however that ends.
+LOOP = """
+import os, sys
+while os.getppid() == int(sys.argv[1]):
+    for _ in range(100_000):
+        pass
+"""
+
 Work = Callable[[str], object]
 
 
@@ -118,7 +126,7 @@ def in_turn(work: Work, computes: list[str], repeats: int) -> tuple[dict[str, np
 @contextmanager
 def busy_core() -> Iterator[subprocess.Popen[bytes]]:
     """Inside the block a process computes without end on one core."""
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
+    process = subprocess.Popen([sys.executable, "-c", LOOP, str(os.getpid())], start_new_session=True)
     try:
         yield process
     finally:
