@@ -32,9 +32,11 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """Every tracked page, the README first: the others may lean on what it tells a reader to do."""
+    """Every tracked page, the README first: the others may lean on what it tells a reader to do. History is no instruction."""
     listed = subprocess.run(["git", "ls-files", "*.md"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
-    found = [REPOSITORY / name for name in listed.split("\n") if name and (REPOSITORY / name).is_file()]
+    found = [
+        REPOSITORY / name for name in listed.split("\n") if name and name != "CHANGELOG.md" and (REPOSITORY / name).is_file()
+    ]
     return sorted(found, key=lambda page: (page != REPOSITORY / "README.md", page))
 
 

@@ -10,12 +10,18 @@ import documented
 import pytest
 from clones import TINY, clone, shell
 
+pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
+
 COMMANDS = documented.commands()
 
 # Those that cannot run here, each with the reason.
 EXCEPTED = {
     "snakemake --configfile mine.yaml …": "a pattern: the target is the reader's",
     "python -m calex taps NETWORK": "a pattern: the network is the reader's",
+    "bash .ci/run": "runs everything, these tests too",
+    "pre-commit install": "changes how the reader's own git commits",
+    "python .ci/versions.py tested > constraints.txt": "asks the package index what is newest",
+    "python .ci/versions.py lowest > .ci/lowest.txt": "asks the package index what is oldest",
     "cp -a": "a pattern: what is copied is the reader's",
     "cp -r": "a pattern: what is copied is the reader's",
     "python -m calex quote results/benchmarks.md --into results/studies/benchmarks.md": "reads what ten minutes of measuring write",
