@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from calex import convolutions
-from calex.convolutions import WeightGradientsByImages, by_images
+from calex.backbones import convolutions
+from calex.backbones.convolutions import WeightGradientsByImages, by_images
 
 CPU = torch.device("cpu")
 LAYERS = {

@@ -86,7 +86,7 @@ def test_the_cifar_stem_is_for_resnets(folder):
 
 def test_a_step_knows_the_source_of_the_network_and_of_what_that_imports(folder):
     before = sources.of_step("train_backbone", {"network": "own_net:net"})
-    assert {"own_net.py", "own_blocks.py", "calex/training.py"} <= set(before)
+    assert {"own_net.py", "own_blocks.py", "calex/backbones/training.py"} <= set(before)
     assert "own_failing.py" not in before and not any("torch/" in file for file in before)
     (folder / "own_blocks.py").write_text(BLOCKS + "\n# edited\n")
     after = sources.of_step("train_backbone", {"network": "own_net:net"})

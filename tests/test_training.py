@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from calex import images, precision, training
+from calex import images, precision
 from calex.__main__ import main
+from calex.backbones import training
 from calex.errors import CalexError
 from calex.files import canonical_json, read_json, sha256
 from calex.steps import train_backbone

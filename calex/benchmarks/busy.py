@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from calex import precision, training
+from calex import precision
+from calex.backbones import training
 from calex.backbones.build import build
 from calex.backbones.taps import tapping
 from calex.benchmarks import Bench, Row, Skipped, row, seconds

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from calex import convolutions, devices, flops, images, networks, precision, settings, splitting, training, transform
-from calex.backbones import build, diagnosis, metadata
+from calex import devices, flops, images, networks, precision, settings, splitting, transform
+from calex.backbones import build, convolutions, diagnosis, metadata, training
 from calex.backbones.checkpoint import Loaded, load_checkpoint
 from calex.backbones.normalisation import normalisation
 from calex.backbones.trace import check_network

@@ -1,7 +1,7 @@
-"""Training a backbone from scratch, before it is frozen: the plain sound recipe, nothing that selects on validation.
+"""Training a backbone from scratch, before it is frozen, by a plain recipe that selects nothing on validation images.
 
-What a run is at any step lies in one state: weights, momentum, random numbers, the place in the epoch. It is saved
-after every epoch and every few minutes, and a run that starts from it ends in the same weights, to the bit on a CPU.
+One state holds all of a run: weights, momentum, random numbers, epoch and batch. It is saved after every epoch and every
+few minutes, and a run that starts from it ends in the same weights, to the bit on a CPU.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from calex.convolutions import by_images
+from calex.backbones.convolutions import by_images
 from calex.errors import CalexError, one_line
 from calex.files import replacing
 from calex.precision import autocast
@@ -60,8 +60,8 @@ def loss_of(output: Any, target: torch.Tensor, label_smoothing: float) -> tuple[
     return losses[0] + AUXILIARY * sum(losses[1:]), logits.detach()
 
 
-class Run:
-    """The state of a training run, and how it is saved and taken up again."""
+class TrainingState:
+    """Network, optimiser, epoch and batch of a run, and how they are saved and loaded."""
 
     def __init__(self, model: nn.Module, settings: dict[str, Any], compute: str, device: torch.device) -> None:
         self.model, self.device = model, device
@@ -77,12 +77,13 @@ class Run:
         self.sums = torch.zeros(3)  # of this epoch: losses, right answers, images
         self.history: list[dict[str, float]] = []
 
-    def parts(self) -> dict[str, Any]:
+    def components(self) -> dict[str, Any]:
+        """What has a state dict of its own."""
         return {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
 
     def save(self, path: Path) -> None:
-        """Whole or not at all."""
-        state = {name: part.state_dict() for name, part in self.parts().items()}
+        """Write the state, whole or not at all; CalexError where the disk is full."""
+        state = {name: component.state_dict() for name, component in self.components().items()}
         state |= {"epoch": self.epoch, "batch": self.batch, "sums": self.sums, "history": self.history}
         state["random"] = torch.get_rng_state()
         if self.device.type == "cuda":
@@ -95,15 +96,16 @@ class Run:
                 f"{path}: cannot be written ({one_line(error)}); make room and rerun, it goes on from here"
             ) from None
 
-    def take_up(self, path: Path) -> None:
+    def load(self, path: Path) -> None:
+        """Go on from a saved state; CalexError for a file that is none."""
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # pickle's errors have no common base
             raise CalexError(
                 f"{path}: not a readable state of a training run ({one_line(error)}); delete it and rerun"
             ) from None
-        for name, part in self.parts().items():
-            part.load_state_dict(state[name])
+        for name, component in self.components().items():
+            component.load_state_dict(state[name])
         self.epoch, self.batch, self.sums, self.history = (state[key] for key in ("epoch", "batch", "sums", "history"))
         torch.set_rng_state(state["random"])
         if self.device.type == "cuda":
@@ -123,64 +125,97 @@ def train(
     label: str,
     partial: Path | None = None,
 ) -> list[dict[str, float]]:
-    """Fit the network to (N, H, W, C) uint8 images by SGD with Nesterov momentum, to its last epoch, whatever that gives.
+    """Fit a network by SGD with Nesterov momentum, to its last epoch.
 
-    transform: `to_input`'s size, mean and std. shifts: `augment`'s shift and flip. compute: a key of `precision.DTYPES`.
-    partial: where the state is kept while it trains; a state that is there is taken up, and whoever gives the name
-    vouches that it is of the same run. It stays: delete it when the weights are safe.
-    Returns each epoch's mean loss and training accuracy. A loss that is not finite is an error.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        (B, C, S, S) float32 → logits (B, K), or a tuple with auxiliary logits after them. It is trained in place.
+    images : numpy.ndarray
+        (N, H, W, C) uint8.
+    labels : numpy.ndarray
+        (N,) int64, from 0 to K − 1.
+    transform : dict
+        `to_input`'s size (pixels), mean and std.
+    shifts : dict
+        `augment`'s shift (pixels) and flip.
+    settings : dict
+        The config's `training` block: epochs, batch_size, learning_rate, momentum, weight_decay, label_smoothing, schedule.
+    seed : int
+        Of the order of images and their augmentation.
+    compute : str
+        A key of `precision.DTYPES`.
+    device : torch.device
+        Where the network computes.
+    label : str
+        What the run is called in the log.
+    partial : pathlib.Path, optional
+        Where the state is kept meanwhile. A state that is there is loaded, and the caller makes sure that it is of the
+        same run. The file stays: delete it when the weights are safe.
+
+    Returns
+    -------
+    list of dict
+        Each epoch's mean loss and training accuracy.
+
+    Raises
+    ------
+    CalexError
+        For a loss that is not finite, and for a state that cannot be read or written.
     """
     size, epochs = settings["batch_size"], settings["epochs"]
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    run = Run(model, settings, compute, device)
+    state = TrainingState(model, settings, compute, device)
     if partial is not None and partial.exists():
-        run.take_up(partial)
-        say(f"{label}: going on after {run.epoch} of {epochs} epochs and {run.batch} batches, from {partial}")
+        state.load(partial)
+        say(f"{label}: going on after {state.epoch} of {epochs} epochs and {state.batch} batches, from {partial}")
     steps = len(batches(len(images), size, seed, 0))
     saved = time.monotonic()
     gradients_by_images = by_images(device, compute)
 
     def measured(sums: torch.Tensor) -> dict[str, float]:
-        run.sums = sums.cpu()
-        loss, right, seen = run.sums.tolist()
+        state.sums = sums.cpu()
+        loss, right, seen = state.sums.tolist()
         if not math.isfinite(loss):
-            raise CalexError(f"{label}: the loss became {loss} in epoch {run.epoch + 1}; lower training.learning_rate")
+            raise CalexError(f"{label}: the loss became {loss} in epoch {state.epoch + 1}; lower training.learning_rate")
         return {"loss": loss / seen, "accuracy": right / seen}
 
-    while run.epoch < epochs:
+    while state.epoch < epochs:
         model.train()
-        sums = run.sums.to(device)
-        rest = batches(len(images), size, seed, run.epoch)[run.batch :]
-        title = f"{label} epoch {run.epoch + 1}/{epochs}"
+        sums = state.sums.to(device)
+        rest = batches(len(images), size, seed, state.epoch)[state.batch :]
+        title = f"{label} epoch {state.epoch + 1}/{epochs}"
         for positions in track(rest, title, len(rest), "images", size):
-            rate = learning_rate(settings["schedule"], settings["learning_rate"], run.epoch * steps + run.batch, epochs * steps)
-            for group in run.optimizer.param_groups:
+            rate = learning_rate(
+                settings["schedule"], settings["learning_rate"], state.epoch * steps + state.batch, epochs * steps
+            )
+            for group in state.optimizer.param_groups:
                 group["lr"] = rate
             inputs = to_input(images[positions], **transform, device=device)
-            inputs = augment(inputs, positions, key=seed * 1_000_003 + run.epoch + 1, **shifts)
+            inputs = augment(inputs, positions, key=seed * 1_000_003 + state.epoch + 1, **shifts)
             target = torch.from_numpy(labels[positions]).to(device)
-            run.optimizer.zero_grad(set_to_none=True)
+            state.optimizer.zero_grad(set_to_none=True)
             with gradients_by_images:
                 with autocast(device, compute):
                     output = model(inputs.contiguous(memory_format=torch.channels_last))
                 loss, logits = loss_of(output, target, settings["label_smoothing"])
-                run.scaler.scale(loss).backward()
-            run.scaler.step(run.optimizer)
-            run.scaler.update()
+                state.scaler.scale(loss).backward()
+            state.scaler.step(state.optimizer)
+            state.scaler.update()
             right = (logits.argmax(1) == target).float().mean()
             sums += torch.stack([loss.detach(), right, torch.ones_like(right)]) * len(positions)
-            run.batch += 1
+            state.batch += 1
             if partial is not None and time.monotonic() - saved > SAVE_EVERY:
                 measured(sums)
-                run.save(partial)
+                state.save(partial)
                 saved = time.monotonic()
-        run.history.append(measured(sums))
-        say("{}: loss {loss:.4f}, training accuracy {accuracy:.4f}".format(title, **run.history[-1]))
-        run.epoch, run.batch, run.sums = run.epoch + 1, 0, torch.zeros_like(run.sums)
+        state.history.append(measured(sums))
+        say("{}: loss {loss:.4f}, training accuracy {accuracy:.4f}".format(title, **state.history[-1]))
+        state.epoch, state.batch, state.sums = state.epoch + 1, 0, torch.zeros_like(state.sums)
         if partial is not None:
-            run.save(partial)
+            state.save(partial)
             saved = time.monotonic()
-    return run.history
+    return state.history
 
 
 def trial(
@@ -191,9 +226,9 @@ def trial(
     settings: dict[str, Any],
     device: torch.device,
 ) -> Callable[[str], None]:
-    """A function that runs one training batch forward and backward in the precision it is given, on a copy of the network.
+    """A function that runs one training batch forward and backward, on a copy of the network, in the precision it is given.
 
-    It leaves no trace: the network's weights, its statistics and torch's random numbers stay as they are.
+    Weights and statistics of the network and torch's random numbers stay as they are. The parameters are those of `train`.
     """
     model = copy.deepcopy(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     positions = batches(len(images), settings["batch_size"], 0, 0)[0]
@@ -201,7 +236,7 @@ def trial(
     target = torch.from_numpy(labels[positions]).to(device)
     random = [device] if device.type == "cuda" else []
 
-    def run(compute: str) -> None:
+    def one_batch(compute: str) -> None:
         model.train()
         model.zero_grad(set_to_none=True)
         with torch.random.fork_rng(random), by_images(device, compute):
@@ -211,7 +246,7 @@ def trial(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    return run
+    return one_batch
 
 
 @torch.inference_mode()
