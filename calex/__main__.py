@@ -67,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(arguments: list[str]) -> int:
+    """Do what the words of a command line ask for, `[verb, option, …]`, and give the exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: python -m calex VERB [--help | options]\n\nThe steps of the pipeline, in the order of the data's way:\n")
         for verb in VERBS:

@@ -19,6 +19,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def add_arguments(parser: argparse.ArgumentParser, threads: int = 2) -> None:
+    """Give a step's parser `--device` and `--threads`, which `claim` takes."""
     parser.add_argument(
         "--device", default="auto", help="auto (a GPU where there is one), cpu, mps, cuda or cuda:N (default: auto)"
     )

@@ -11,8 +11,10 @@ from calex.points import SCHEMA
 
 
 def measure(exits: Exits, taken: np.ndarray) -> pl.DataFrame:
-    """One row an operating point: n, accuracy (against labels), agreement (with the backbone), flops (mean of an
-    image), flops_fraction (of the plain backbone), flops_fraction_exit_only, exit_share (K branches, then the backbone).
+    """One row an operating point, with what it answers right and what it costs.
+
+    Columns: n, accuracy (against labels), agreement (with the backbone), flops (mean of an image), flops_fraction (of the
+    plain backbone), flops_fraction_exit_only, exit_share (K branches, then the backbone).
 
     taken: (P, N) uint8, the exit of each image. Shares are counted, and costs follow from the counts: exact, and
     independent of the order of images.

@@ -66,6 +66,7 @@ def canonical_json(value: Any) -> str:
 
 
 def sha256(*parts: bytes | memoryview | np.ndarray) -> str:
+    """The hash of all parts in turn, in hexadecimal; an array counts with its bytes in C order."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(np.ascontiguousarray(part).data if isinstance(part, np.ndarray) else part)
@@ -73,6 +74,7 @@ def sha256(*parts: bytes | memoryview | np.ndarray) -> str:
 
 
 def write_json(path: str | Path, value: Any) -> None:
+    """Write a value as sorted, indented JSON, whole or not at all; NaN is refused."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -207,11 +209,13 @@ def read_parquet(path: str | Path, schema: Mapping[str, Any], gaps: Collection[s
 
 
 def write_npy(path: str | Path, array: np.ndarray) -> None:
+    """Write one array of plain numbers, whole or not at all."""
     with replacing(path) as partial, open(partial, "wb") as handle:
         np.save(handle, array, allow_pickle=False)
 
 
 def read_npy(path: str | Path) -> np.ndarray:
+    """The array of an `.npy` file; a CalexError where the file is missing, damaged or of another kind."""
     with _reading(path):
         array = np.load(path, allow_pickle=False)
     if not isinstance(array, np.ndarray):

@@ -62,6 +62,7 @@ def measure(work: Callable[[str], object], computes: Iterable[str]) -> dict[str,
 
 
 def seconds(work: Callable[[str], object], compute: str) -> float:
+    """The wall time of `work(compute)`."""
     begun = time.perf_counter()
     work(compute)
     return time.perf_counter() - begun

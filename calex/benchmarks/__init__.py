@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Bench:
-    """Where and how to measure. folder: an empty one, for stores. scale: share of the usual number of images; limits
-    are meant for 1, less only shows that everything runs."""
+    """Where and how to measure.
+
+    folder: an empty one, for stores. scale: share of the usual number of images; limits are meant for 1, less only shows
+    that everything runs.
+    """
 
     folder: Path
     repeats: int
@@ -75,6 +78,7 @@ class Row:
 
 
 def seconds(work: Callable[[], object]) -> float:
+    """The wall time of one call."""
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun

@@ -53,6 +53,7 @@ def measure(bench: Bench) -> list[Row]:
 
 
 def of_training(bench: Bench) -> list[Row]:
+    """Rows for a backbone's training."""
     count = max(bench.scaled(TRAINED), 2)
     images, labels, _ = made_up(count)
     model = build(NETWORK, STEM, CLASSES)
@@ -67,6 +68,7 @@ def of_training(bench: Bench) -> list[Row]:
 
 
 def of_dumping(bench: Bench) -> list[Row]:
+    """Rows for filling a feature store."""
     count, folder = bench.scaled(DUMPED), bench.folder / "dump"
     images, labels, index = made_up(count)
     model, layout = prepared(NETWORK, STEM, count, bench.device)

@@ -38,6 +38,7 @@ def measure(bench: Bench) -> list[Row]:
 
 
 def case(bench: Bench, network: str, stem: str, size: int, count: int) -> Row:
+    """Dump and bare forward pass of one network on `count` images of `size` px, timed in turn."""
     count = bench.scaled(count) * (8 if bench.device.type == "cuda" else 1)
     device, folder = bench.device, bench.folder / "dump"
     images, labels, index = made_up(count, size)

@@ -110,6 +110,7 @@ def check(path: Path, entry: Entry, size: int, crc: int, tail: bytes) -> None:
 
 
 def opened(path: Path) -> FileIO:
+    """A chunk's file for reading; a CalexError where it is missing."""
     try:
         return FileIO(path)
     except FileNotFoundError:
@@ -139,5 +140,6 @@ def decode(
 
 
 def sha256_of(path: Path) -> str:
+    """The hash of a file's bytes, in hexadecimal."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

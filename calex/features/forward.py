@@ -18,8 +18,10 @@ AGREEMENT_IMAGES = 512
 
 
 def view_key(seed: int, view: int) -> int:
-    """`augment`'s key for an augmented view. Training a backbone counts keys up from its seed; these are drawn from all
-    of 64 bits, so that a view repeats what the backbone saw in an epoch by chance alone.
+    """`augment`'s key for an augmented view.
+
+    Training a backbone counts keys up from its seed; these are drawn from all of 64 bits, so that a view repeats what the
+    backbone saw in an epoch by chance alone.
     """
     return int(sha256(f"view {view} of order {seed}".encode())[:16], 16)
 

@@ -131,8 +131,10 @@ class Loader:
         yield from self._stream(groups, orders, False)
 
     def _groups(self, places: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
-        """The chunks, (view, number) each, that are read as one pool. The last of a store may be padded, and in a pool
-        nothing comes after that."""
+        """The chunks, (view, number) each, that are read as one pool.
+
+        The last of a store may be padded, and in a pool nothing comes after that.
+        """
         groups = [places[start : start + self.pool_chunks] for start in range(0, len(places), self.pool_chunks)]
         return [sorted(group, key=lambda place: place[1] == self.store.layout.chunks - 1) for group in groups]
 
@@ -239,9 +241,9 @@ class OnDevice:
 
 
 def drawn(weights: Iterable[np.ndarray], rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """How often each image of each pool comes in an epoch that draws by weights: whole numbers whose sum over all pools
-    is the number of images, each the weight (of mean 1) rounded down or up.
+    """How often each image of each pool comes in an epoch that draws by weights.
 
+    Whole numbers whose sum over all pools is the number of images, each the weight (of mean 1) rounded down or up.
     One random start and equal steps along the cumulated weights (systematic resampling): its counts vary as little as
     whole numbers can, and pools can be drawn one after the other.
     """
@@ -259,6 +261,7 @@ def kind(array: np.ndarray) -> torch.dtype:
 
 
 def rows_of(store: Store, chunk: int) -> int:
+    """How many images a chunk holds; the last one may hold fewer than the others."""
     start, stop = store.layout.bounds(chunk)
     return stop - start
 

@@ -132,6 +132,7 @@ def with_manifest(folder: Path, split: str) -> Store:
 
 
 def described(path: Path, manifest: dict[str, Any]) -> Store:
+    """The store that a manifest describes, checked against the metadata on disk and not yet against the chunks."""
     layout = Layout.from_json(manifest["layout"])
     check_metadata(path, layout, manifest["metadata"])
     if sorted(manifest["chunks"]) != sorted(layout.chunk_paths()):

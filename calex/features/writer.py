@@ -252,6 +252,7 @@ def create(path: Path, layout: Layout, fingerprint: str) -> None:
 
 
 def journal_line(where: str, entry: Entry) -> str:
+    """What the journal says of one chunk, as a line of JSON."""
     return json.dumps([where, *entry]) + "\n"
 
 

@@ -21,4 +21,5 @@ class StridedPooling(nn.Sequential):
 
 
 def build(channels: int, height: int, width: int, filters: int) -> nn.Module:
+    """The head for maps of (channels, height, width)."""
     return StridedPooling(channels, filters)

@@ -54,8 +54,11 @@ def together(cores: Sequence[PrototypePooling], feature_map: torch.Tensor) -> li
 
 
 class MeanAndMost(torch.autograd.Function):
-    """The mean and the maximum over the last axis, with both gradients written in one pass: apart, as autograd does it,
-    they cost more than the rest of the head. Every place that holds the maximum gets the maximum's gradient."""
+    """The mean and the maximum over the last axis, with both gradients written in one pass.
+
+    Apart, as autograd does it, they cost more than the rest of the head. Every place that holds the maximum gets the
+    maximum's gradient.
+    """
 
     @staticmethod
     def forward(context: Any, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,4 +75,5 @@ class MeanAndMost(torch.autograd.Function):
 
 
 def build(channels: int, height: int, width: int, **options: object) -> nn.Module:
+    """The head for maps of (channels, height, width), with the options above."""
     return PrototypePooling(channels, **options)  # type: ignore[arg-type]

@@ -17,4 +17,5 @@ class ConvolutionPooling(nn.Sequential):
 
 
 def build(channels: int, height: int, width: int) -> nn.Module:
+    """The head for maps of (channels, height, width)."""
     return ConvolutionPooling(channels)

@@ -32,4 +32,5 @@ class SeparablePooling(nn.Module):
 
 
 def build(channels: int, height: int, width: int, filters: int, blocks: int) -> nn.Module:
+    """The head for maps of (channels, height, width)."""
     return SeparablePooling(channels, filters, blocks)

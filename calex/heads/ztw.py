@@ -31,4 +31,5 @@ class MixedPooling(nn.Module):
 
 
 def build(channels: int, height: int, width: int, pool: int) -> nn.Module:
+    """The head for maps of (channels, height, width), pooled to at most `pool` × `pool`."""
     return MixedPooling(channels, (min(pool, height), min(pool, width)))

@@ -33,8 +33,10 @@ def summed(target: dict[str, Any]) -> Callable[[Iterable[torch.Tensor], Any], to
 
 
 def rate(schedule: str, at: float, epochs: int, milestone: int = 0) -> float:
-    """The share of the learning rate that is used after `at` epochs: `constant`, `cosine` to 0, or `step`, a tenth from
-    the milestone on."""
+    """The share of the learning rate that is used after `at` epochs.
+
+    schedule: `constant`, `cosine` to 0, or `step`, a tenth from the milestone on.
+    """
     if schedule == "cosine":
         return (1 + math.cos(math.pi * at / epochs)) / 2
     return 0.1 if schedule == "step" and at >= milestone else 1.0

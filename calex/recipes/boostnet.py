@@ -61,6 +61,7 @@ def build(
     settings: dict[str, Any],
     seed: int,
 ) -> Boosted:
+    """Untrained branches, one a tap of shape (C, H, W), each with random numbers of its own."""
     return Boosted([Classifier(head, shapes[k - 1], classes) for k in seeded(seed, len(shapes))], settings["boost"])
 
 

@@ -49,6 +49,7 @@ def build(
     settings: dict[str, Any],
     seed: int,
 ) -> Cascade:
+    """Untrained branches, one a tap of shape (C, H, W), each with random numbers of its own."""
     return Cascade(Branch(head, shapes[k - 1], classes, shared_core) for k in seeded(seed, len(shapes)))
 
 

@@ -141,6 +141,7 @@ def build(
     settings: dict[str, Any],
     seed: int,
 ) -> Chain:
+    """Untrained branches, one a tap of shape (C, H, W), each with random numbers of its own."""
     return Chain(Link(head, shapes[k - 1], classes, k) for k in seeded(seed, len(shapes)))
 
 

@@ -39,8 +39,10 @@ ORACLE_TOOLTIP = {
 
 
 class Encodings:
-    """The encodings that all layers share, so that they merge into one legend: a colour and a shape for each method,
-    dashes for each policy. What is not chosen in the legend is grey."""
+    """The encodings that all layers share, so that they merge into one legend.
+
+    A colour and a shape for each method, dashes for each policy. What is not chosen in the legend is grey.
+    """
 
     def __init__(self, styles: pl.DataFrame, highlighted: list[str], place: int) -> None:
         """styles: see `styles.curve_styles`; highlighted: the methods in colour at first, none for all."""

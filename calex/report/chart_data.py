@@ -67,7 +67,7 @@ def front_points(points: pl.DataFrame, styles: pl.DataFrame, max_rows: int) -> p
 
 
 def exit_text(shares: list[float]) -> str:
-    """`branch 1 40% · branch 2 35% · backbone 25%`"""
+    """`branch 1 40% · branch 2 35% · backbone 25%`."""
     branches = [f"branch {k} {percent(share)}" for k, share in enumerate(shares[:-1], start=1)]
     return " · ".join([*branches, f"backbone {percent(shares[-1])}"])
 

@@ -9,12 +9,12 @@ MANY_IMAGES = 5000
 
 
 def percent(share: float, digits: int = 0) -> str:
-    """`70%`"""
+    """`70%`."""
     return f"{100 * share:.{digits}f}%"
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """`1 seed`, `3 seeds`, `1,000 images`"""
+    """`1 seed`, `3 seeds`, `1,000 images`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 

@@ -53,7 +53,7 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
 
 
 def accuracy(cell: dict[str, Any]) -> str:
-    """`98.8 [98.5–99.0]`"""
+    """`98.8 [98.5–99.0]`."""
     if not cell["seeds"]:
         return "no point fits"
     spread = f" [{100 * cell['low']:.1f}–{100 * cell['high']:.1f}]" if cell["of"] > 1 else ""
@@ -62,6 +62,7 @@ def accuracy(cell: dict[str, Any]) -> str:
 
 
 def area(cell: dict[str, Any]) -> str:
+    """`97.8 [96.9–98.4]`; `(partial)` where the curve covers a part of the range only."""
     return accuracy(cell) + (" (partial)" if cell["seeds"] and cell["covered"] < 1 else "")
 
 

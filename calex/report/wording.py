@@ -97,6 +97,7 @@ def comparison_sentences(comparison: Comparison) -> list[str]:
 
 
 def by_chance(comparisons: int) -> str:
+    """How many of so many 95 % intervals would exclude 0 if there were no differences."""
     return (
         f"Were there no differences, {0.05 * comparisons:.2g} of {counted(comparisons, 'interval')} would be expected to "
         "exclude 0 by chance; nothing is corrected for that."

@@ -91,7 +91,7 @@ def shapes(network: str, stem: str, pixels: int, pool: int | None) -> tuple[tupl
 
 
 def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `5.2 h`, `3.1 days`"""
+    """`40 s`, `12 min`, `5.2 h`, `3.1 days`."""
     for unit, size in (("days", 86_400 * 2), ("h", 3600 * 2), ("min", 60 * 2)):
         if seconds >= size:
             count = seconds / (size / 2)

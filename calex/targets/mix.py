@@ -14,5 +14,6 @@ RANGES = {"alpha": "[0, 1]", "temperature": "(0, inf)"}
 def losses(
     logits: torch.Tensor, log_softmax: torch.Tensor, labels_: torch.Tensor, alpha: float, temperature: float
 ) -> torch.Tensor:
+    """(B,) `alpha` times the distillation at `temperature`, and the rest of the loss with the labels."""
     distilled = kl.losses(logits, log_softmax, labels_, temperature)
     return alpha * distilled + (1 - alpha) * labels.losses(logits, log_softmax, labels_)

@@ -22,11 +22,13 @@ RANGES = {"train_margin": "[-2, 1]", "sharpness": "[0, inf]", "floor": "[0, 1]",
 def survival(
     validation: Exits, train: Exits, correct: str, train_margin: float, sharpness: float, min_support: int, **_: Any
 ) -> np.ndarray:
+    """u of each view of each training image, in [0, 1]: the chance that it passes all branches before, calibrated at `train_margin`."""
     thresholds = precision_margin(validation, np.array([train_margin]), correct, "survivors", min_support)[0]
     return survivors.survival(train.scores, train.predictions, thresholds, sharpness)
 
 
 def weights(u: np.ndarray, floor: float, **_: Any) -> np.ndarray:
+    """w of each view of each training image, of mean 1, from its survival u; `floor` is ε."""
     return survivors.weights(u, floor)
 
 
