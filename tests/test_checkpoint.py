@@ -84,7 +84,7 @@ def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize(
-    ("backbone", "said"),
+    ("backbone", "message"),
     [
         ({"checkpoint_key": "ema"}, "checkpoint_key: is of a checkpoint, and there is none"),
         ({"expected_accuracy": 0.9}, "expected_accuracy: is of a checkpoint, and there is none"),
@@ -100,8 +100,8 @@ def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch: p
         ),
     ],
 )
-def test_what_is_certainly_wrong_of_a_checkpoint_ends_the_run_before_any_job(backbone: dict, said: str) -> None:
-    with pytest.raises(CalexError, match=rf"(?s)c\.yaml: .*backbones\.resnet18\.{said}"):
+def test_what_is_certainly_wrong_of_a_checkpoint_ends_the_run_before_any_job(backbone: dict, message: str) -> None:
+    with pytest.raises(CalexError, match=rf"(?s)c\.yaml: .*backbones\.resnet18\.{message}"):
         checked(config_with(**backbone))
 
 
@@ -186,9 +186,9 @@ def refused(capsys: pytest.CaptureFixture[str], dataset: str = "images.npz") -> 
     """The one line with which caching ends; nothing was written."""
     capsys.readouterr()
     assert cache(dataset) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1 and not Path("features").exists()
-    return said
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and not Path("features").exists()
+    return message
 
 
 def test_what_belongs_together_is_cached(copied: Path) -> None:
@@ -218,7 +218,7 @@ def test_a_network_whose_source_has_changed_is_refused(copied, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "said"),
+    ("file", "content", "message"),
     [
         ("backbone.json", "{}", "'network' is a required property; delete it and rerun train-backbone"),
         ("backbone.json", "[]", "[] is not of type 'object'; delete it and rerun train-backbone"),
@@ -237,13 +237,13 @@ def test_a_network_whose_source_has_changed_is_refused(copied, capsys) -> None:
         ("taps.json", {"pool": "all"}, "pool: 'all' is not of type"),
     ],
 )
-def test_records_that_hold_something_else_are_one_line(copied, capsys, file, content, said) -> None:
+def test_records_that_hold_something_else_are_one_line(copied, capsys, file, content, message) -> None:
     if isinstance(content, str):
         Path(file).write_text(content)
     else:
         write_json(file, read_json(file) | content)
     line = refused(capsys)
-    assert f"error: {file}: " in line and said in line
+    assert f"error: {file}: " in line and message in line
 
 
 def test_a_head_of_a_thousand_classes_is_to_be_fine_tuned_first(copied, capsys) -> None:
@@ -263,8 +263,8 @@ def test_taps_of_a_network_that_cannot_read_the_images_are_one_line(copied, caps
     settings = {"network": "alexnet", "stem": "imagenet", "input_size": 8, "taps": ["features.0"], "pool": 8}
     capsys.readouterr()
     assert main(["measure-taps", "--dataset", "images.npz", "--settings", json.dumps(settings), "--out", "new.json"]) == 2
-    said = capsys.readouterr().err
-    assert "network: alexnet cannot read images of 8 px" in said and said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert "network: alexnet cannot read images of 8 px" in message and message.count("\n") == 1
     assert not Path("new.json").exists()
 
 

@@ -58,7 +58,7 @@ def test_a_function_of_the_number_of_classes_is_a_network(folder):
 
 
 @pytest.mark.parametrize(
-    ("network", "said"),
+    ("network", "message"),
     [
         ("own_nett:net", "network: no module 'own_nett' in .*; put it there or set PYTHONPATH"),
         ("own_package.nots:net", "network: no module 'own_package.nots'"),
@@ -73,8 +73,8 @@ def test_a_function_of_the_number_of_classes_is_a_network(folder):
         ("own_net:text", "own_net:text gives a str, not a torch.nn.Module"),
     ],
 )
-def test_what_is_no_network_is_one_line(folder, network, said):
-    with pytest.raises(CalexError, match=said) as error:
+def test_what_is_no_network_is_one_line(folder, network, message):
+    with pytest.raises(CalexError, match=message) as error:
         build(network, "imagenet", 7)
     assert "\n" not in str(error.value)
 
