@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from calex import networks, plugins
+from calex import plugins
+from calex.backbones import own
 from calex.plugins import modules
 from calex.plugins.modules import PACKAGE, Source
 
@@ -37,8 +38,8 @@ def of_step(step: str, settings: dict[str, Any]) -> dict[str, str]:
     for key, kind in KINDS.items():
         if isinstance(settings.get(key), dict):
             sources += [plugins.located(kind, settings[key]["name"]), modules.inside(f"{kind}/__init__.py")]
-    if networks.is_own(settings.get("network")):
-        sources.append(networks.located(settings["network"]))
+    if own.is_own(settings.get("network")):
+        sources.append(own.source(settings["network"]))
     reached = modules.closure(sources)
     pages = [Source(page, source.root) for source in reached for page in map(source.file.with_suffix, BESIDE) if page.is_file()]
     silent = {PACKAGE / name for name in SILENT}

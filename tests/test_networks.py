@@ -9,7 +9,8 @@ import yaml
 from conftest import REPOSITORY
 from torch import nn
 
-from calex import config, networks, sources
+from calex import config, sources
+from calex.backbones import own
 from calex.backbones.build import build
 from calex.errors import CalexError
 
@@ -91,7 +92,7 @@ def test_a_step_knows_the_source_of_the_network_and_of_what_that_imports(folder)
     (folder / "own_blocks.py").write_text(BLOCKS + "\n# edited\n")
     after = sources.of_step("train_backbone", {"network": "own_net:net"})
     assert {file for file in before if before[file] != after[file]} == {"own_blocks.py"}
-    package = networks.sources("own_package.nets:net")
+    package = own.source_hashes("own_package.nets:net")
     assert set(package) == {"own_package/__init__.py", "own_package/nets.py", "own_package/parts.py"}
     assert "own_net" not in sys.modules and "own_package" not in sys.modules  # nothing was run
 
@@ -103,7 +104,7 @@ def test_of_an_installed_package_only_its_own_files_count(folder, monkeypatch):
     (place / "own_installed" / "more.py").write_text("")
     (place / "own_other.py").write_text("")
     monkeypatch.syspath_prepend(place)
-    assert set(networks.sources("own_installed:net")) == {"own_installed/__init__.py", "own_installed/more.py"}
+    assert set(own.source_hashes("own_installed:net")) == {"own_installed/__init__.py", "own_installed/more.py"}
 
 
 def test_torchvisions_networks_have_no_source_here():

@@ -17,12 +17,12 @@ MARGIN = 0.05  # share by which an accuracy is far below what was expected
 
 
 def majority(labels: np.ndarray) -> float:
-    """The share of the largest class: what it scores to answer always the same."""
+    """Return the share of the largest class: what it scores to answer always the same."""
     return float(np.bincount(labels).max() / len(labels))
 
 
 def near_chance(right: np.ndarray, labels: np.ndarray) -> bool:
-    """Is a share of right answers no better than the majority's, by a one-sided test at `SIGMAS`?
+    """Tell whether a share of right answers is no better than the majority's, by a one-sided test at `SIGMAS`.
 
     right: (N,) bool. labels: (N,) int64.
     """
@@ -31,14 +31,14 @@ def near_chance(right: np.ndarray, labels: np.ndarray) -> bool:
 
 
 def assignment(answers: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """(classes,) int64: the class that each answer stands for, if as many as possible are to be right (one to one)."""
+    """Assign a class to each answer, one to one, so that as many as possible are right: (classes,) int64."""
     confusion = np.zeros((classes, classes), np.int64)
     np.add.at(confusion, (answers, labels), 1)
     return linear_sum_assignment(confusion, maximize=True)[1].astype(np.int64)
 
 
 def reordered(answers: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """(N,) bool: right, if classes are in the order that fits best; each half of the images is judged by the other's order.
+    """Judge answers with classes in the order that fits best, each half of the images by the order of the other: (N,) bool.
 
     So an order that fits by chance gains nothing.
     """
@@ -52,20 +52,20 @@ def reordered(answers: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarr
 
 
 def better(other: np.ndarray, right: np.ndarray) -> bool:
-    """Are answers of another kind right notably more often, on the same images, than chance explains? Both: (N,) bool."""
+    """Tell whether other answers are right notably more often, on the same images, than chance explains. Both: (N,) bool."""
     gain = other.astype(np.float64) - right
     spread = gain.std() / math.sqrt(len(gain))
     return float(gain.mean()) > max(NOTABLE, SIGMAS * spread)
 
 
 def far_below(right: np.ndarray, expected: float) -> bool:
-    """Is a share of right answers below an expected one by more than a margin and than chance explains?"""
+    """Tell whether a share of right answers is below an expected one by more than a margin and than chance explains."""
     share = float(right.mean())
     return expected - share > max(MARGIN, SIGMAS * math.sqrt(max(share * (1 - share), 1 / len(right)) / len(right)))
 
 
 def order_of_classes(answers: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> str | None:
-    """A sentence, if the answers would be right in another order of classes: one of the two usual ones, or the best."""
+    """Give a sentence, if the answers would be right in another order of classes: one of the two usual ones, or the best."""
     right = answers == labels
     fitted = reordered(answers, labels, len(names))
     best, order, how = fitted, assignment(answers, labels, len(names)), "in another order"
@@ -83,12 +83,12 @@ def order_of_classes(answers: np.ndarray, labels: np.ndarray, names: Sequence[st
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
-    """A key that sorts numbers in names by their value: class2 before class10."""
+    """Make a key that sorts numbers in names by their value: class2 before class10."""
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def doubtful_order(names: Sequence[str]) -> str:
-    """What to say of the order of classes as a suspect; names with numbers have two natural ones."""
+    """Describe the order of classes as a suspect; names with numbers have two usual ones."""
     as_text, by_number = sorted(names), sorted(names, key=natural)
     if as_text == by_number:
         return f"the order of classes, here {shortened(names)}"

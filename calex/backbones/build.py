@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 
-from calex import networks
+from calex.backbones import own
 from calex.errors import CalexError, one_line, suggestion
 from calex.vision import models
 
@@ -28,7 +28,7 @@ STRIDES = {"cifar": 1, "small": 2}  # of the first convolution
 
 
 def build(network: str, stem: str, classes: int) -> nn.Module:
-    """A classifier with fresh weights.
+    """Make a classifier with fresh weights.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def build(network: str, stem: str, classes: int) -> nn.Module:
     CalexError
         For an unknown name, and for a function that fails or gives something else.
     """
-    model = _own(network, classes) if networks.is_own(network) else _published(network, classes)
+    model = _own(network, classes) if own.is_own(network) else _published(network, classes)
     if stem != "imagenet":
         if not isinstance(model, models.ResNet):
             raise CalexError(f"stem: '{stem}' fits ResNets, not {network}; use stem: imagenet")
@@ -75,7 +75,7 @@ def _published(network: str, classes: int) -> nn.Module:
 
 
 def _own(network: str, classes: int) -> nn.Module:
-    function = networks.function(network)
+    function = own.load(network)
     try:
         model = function(classes)
     except Exception as error:  # the user's code: anything can happen
@@ -110,7 +110,7 @@ def unusable(model: nn.Module) -> str | None:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The network without torch.compile, data parallelism and averaging, at any depth.
+    """Return the network without torch.compile, data parallelism and averaging, at any depth.
 
     They say how a network is run, which is decided here, and they put words into the names of its modules and weights.
     """
@@ -137,10 +137,10 @@ def uncompiled() -> Iterator[None]:
 
 
 def freeze(model: nn.Module) -> nn.Module:
-    """Evaluation mode (fixed BatchNorm statistics), no gradients."""
+    """Set evaluation mode (fixed BatchNorm statistics), no gradients."""
     return model.eval().requires_grad_(False)
 
 
 def parameters(model: nn.Module) -> int:
-    """How many numbers the network's parameters are."""
+    """Count the numbers that the network's parameters are."""
     return sum(math.prod(parameter.shape) for parameter in model.parameters())

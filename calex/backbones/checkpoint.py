@@ -25,7 +25,7 @@ State = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Candidate:
-    """One state dict in a checkpoint, and how it is read as the network's: `key` is what `checkpoint_key` calls it."""
+    """One state dict in a checkpoint, and how it is read as the network's."""
 
     path: str
     state: State
@@ -33,10 +33,12 @@ class Candidate:
 
     @property
     def key(self) -> str:
+        """What `checkpoint_key` calls it."""
         return _joined(self.path, self.match.prefix)
 
     @property
     def rank(self) -> tuple[bool, int]:
+        """Its place among those that fit: averaged weights last, usual keys first."""
         return AVERAGED.search(self.key) is not None, USUAL.index(self.path) if self.path in USUAL else len(USUAL)
 
 

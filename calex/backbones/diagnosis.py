@@ -21,7 +21,7 @@ NORMALISATIONS: list[tuple[list[float], list[float]]] = [
 
 
 def of_training(answers: np.ndarray, labels: np.ndarray) -> list[str]:
-    """Warnings about a network that was trained here. answers, labels: (N,) int64, of the images that it was trained on."""
+    """Warn of a network that was trained here. answers, labels: (N,) int64, of the images that it was trained on."""
     right = answers == labels
     if not accuracy.near_chance(right, labels):
         return []
@@ -40,7 +40,7 @@ def of_checkpoint(
     transform: dict[str, Any],
     predict: Callable[[np.ndarray, dict[str, Any]], np.ndarray],
 ) -> list[str]:
-    """Warnings about a checkpoint, from its answers on the training images.
+    """Warn of a checkpoint, from its answers on the training images.
 
     answers, labels: (N,) int64. names: of the classes. chosen: the backbone's settings. others: keys of other weights in
     the file. transform: `to_input`'s size, mean and std. predict: the network's answers on some of these images, given by
@@ -65,7 +65,7 @@ def of_checkpoint(
 
 
 def suspects(names: list[str], chosen: dict[str, Any], others: list[str], transform: dict[str, Any]) -> list[str]:
-    """What is usually wrong with weights that are right elsewhere, for this config."""
+    """List what is usually wrong with weights that are right elsewhere, for this config."""
     measured = (
         " as measured on the training images, not what the weights were trained with" if not chosen["normalisation"] else ""
     )
@@ -87,7 +87,7 @@ def _other_normalisation(
     transform: dict[str, Any],
     predict: Callable[[np.ndarray, dict[str, Any]], np.ndarray],
 ) -> str | None:
-    """A sentence, if the answers would be right with another normalisation in use; the best of them."""
+    """Give a sentence, if the answers would be right with another normalisation in use; the best of them."""
     some = np.random.default_rng(0).permutation(len(labels))[:TRIED]
     channels, best = len(transform["mean"]), (float(right[some].mean()), "")
     for mean, std in NORMALISATIONS:

@@ -36,7 +36,7 @@ KINDS: list[tuple[bytes, str, str]] = [
 
 
 def read(path: str | Path) -> Any:
-    """The content of a .safetensors or torch file: tensors, and containers of plain values around them.
+    """Read a .safetensors or torch file: tensors, and containers of plain values around them.
 
     Nothing of a pickle but tensors and plain values is loaded. A .safetensors file with text beside its tensors gives
     {"state_dict": tensors, "metadata": text}.
@@ -94,7 +94,7 @@ def _parsed(text: str) -> Any:
 
 
 def _zip(path: Path) -> Any:
-    """What torch.save writes, or one of the many other things that are zip archives."""
+    """Read what torch.save writes, or name one of the many other things that are zip archives."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
@@ -132,7 +132,7 @@ def _torch(path: Path, pickle: Callable[[], IO[bytes]]) -> Any:
 
 
 def _forbidden(path: Path, kind: str | None, pickle: Callable[[], IO[bytes]]) -> CalexError:
-    """What to say of a pickle that holds more than tensors and plain values, of which torch named the first kind."""
+    """Say what a pickle holds more than tensors and plain values, of which torch named the first kind."""
     named, texts = _inventory(pickle)
     foreign = [name for name in named if not name.startswith(PLAIN)]
     modules = [name for name in named if name.startswith("torch.nn.modules.")]
@@ -159,7 +159,7 @@ def _first(keys: tuple[str, ...], texts: set[str]) -> str | None:
 
 
 def _conversion(path: Path, weights: str) -> str:
-    """A command that saves what an expression gives, in a file beside this one."""
+    """Make a command that saves what an expression gives, in a file beside this one."""
     target = str(path.with_name(f"{path.stem}_weights.pt"))
     return f"python -c {shlex.quote(f'import torch; torch.save({weights}, {target!r})')}"
 

@@ -47,11 +47,12 @@ class Match:
 
     @property
     def complete(self) -> bool:
+        """Whether the file holds the whole network and nothing that should be of it."""
         return not (self.missing or self.unknown or self.misfits)
 
 
 def matches(theirs: Shapes, ours: Shapes) -> list[Match]:
-    """Every way in which the file holds the whole network; if there is none, the one way that comes closest.
+    """List every way in which the file holds the whole network; if there is none, the one way that comes closest.
 
     theirs, ours: {name: shape} of the file and of the network.
     """
@@ -72,7 +73,7 @@ def matches(theirs: Shapes, ours: Shapes) -> list[Match]:
 
 
 def _spelled(names: Shapes, spelling: Callable[[str], str]) -> dict[str, str] | None:
-    """{a name's other spelling: the name}; None where two become one."""
+    """Return {a name's other spelling: the name}; None where two become one."""
     spelled = {spelling(name): name for name in names}
     return spelled if len(spelled) == len(names) else None
 
@@ -114,6 +115,6 @@ def _with_prefixes(there: dict[str, str], here: dict[str, str], theirs: Shapes, 
 
 
 def _names(there: dict[str, str], here: dict[str, str], strip: str, add: str) -> dict[str, str]:
-    """{the network's name: the file's}, if the file's begin with `strip` where the network's begin with `add`."""
+    """Return {the network's name: the file's}, if the file's begin with `strip` where the network's begin with `add`."""
     pairs = {name: strip + spelled.removeprefix(add) for spelled, name in here.items() if spelled.startswith(add)}
     return {name: there[spelled] for name, spelled in pairs.items() if spelled in there}

@@ -76,7 +76,7 @@ def check_classes(content: Any, names: Sequence[str], where: str) -> None:
 
 
 def check_size(content: Any, size: int) -> list[str]:
-    """A warning, if a checkpoint names sizes of images and `size`, the config's, is none of them."""
+    """Give a warning, if a checkpoint names sizes of images and `size`, the config's, is none of them."""
     pairs = sizes(content)
     if not pairs or size in (pixels for _, pixels in pairs):
         return []
@@ -85,5 +85,5 @@ def check_size(content: Any, size: int) -> list[str]:
 
 
 def shortened(names: Sequence[str], most: int = 12) -> str:
-    """`[a, b, c]`, or the first of many."""
+    """Write `[a, b, c]`, or the first of many."""
     return f"[{', '.join(names[:most])}{', …' if len(names) > most else ''}]"

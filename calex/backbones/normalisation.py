@@ -42,7 +42,7 @@ def normalisation(
 
 
 def checked(mean: list[float], std: list[float], channels: int) -> tuple[list[float], list[float]]:
-    """A mean and a std for each channel; a single number stands for all of them.
+    """Give a mean and a std for each channel; a single number stands for all of them.
 
     Raises CalexError for numbers that pixels between 0 and 1 cannot have, such as those of pixels between 0 and 255.
     """

@@ -32,7 +32,7 @@ def depth(name: str) -> int:
 
 
 def ends_a_stage(taps: Sequence[Tap], position: int) -> bool:
-    """Is a tap the last of its resolution, among those that are no deeper inside the network's modules?"""
+    """Tell whether a tap is the last of its resolution, among those that are no deeper inside the network's modules."""
     tap = taps[position]
     later = (other for other in taps[position + 1 :] if depth(other.name) <= depth(tap.name))
     following = next(later, None)

@@ -29,10 +29,10 @@ TAPS = _object(
 
 
 def read_backbone_record(weights: str | Path) -> dict[str, Any]:
-    """The backbone.json beside its weights."""
+    """Read the backbone.json beside its weights."""
     return read_record(Path(weights).with_suffix(".json"), BACKBONE, "train-backbone")
 
 
 def read_taps_record(path: str | Path) -> dict[str, Any]:
-    """A taps.json."""
+    """Read a taps.json."""
     return read_record(path, TAPS, "measure-taps")

@@ -92,7 +92,7 @@ def tapping(
 def measure_taps(
     model: nn.Module, taps: Sequence[str], input_size: int, pool: int | None, network: str | None = None, channels: int = 3
 ) -> tuple[list[Tap], int]:
-    """What stands at the taps and what has been spent by then, for one image.
+    """Measure what stands at the taps and what has been spent by then, for one image.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def measure_taps(
 
 
 def tap_of(output: ModuleOutput, pool: int | None) -> Tap:
-    """What a module gave, as the tap that it would be."""
+    """Return what a module gave, as the tap that it would be."""
     channels, height, width = output.shape
     shape = (channels, height, width)
     return Tap(output.name, pooled_shape(shape, pool), shape, output.flops)

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from calex import networks
+from calex.backbones import own
 from calex.backbones.build import uncompiled
 from calex.errors import CalexError, one_line, suggestion
 
@@ -33,7 +33,7 @@ class ModuleOutput:
 
 
 def modules_of(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
-    """The modules with these names; an unknown name is an error with the names that exist."""
+    """Return the modules with these names; an unknown name is an error with the names that exist."""
     known = dict(model.named_modules())
     for name in names:
         if not name or name not in known:
@@ -47,7 +47,7 @@ def modules_of(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
 def trace(
     model: nn.Module, modules: Sequence[str], input_size: int, network: str | None = None, channels: int = 3
 ) -> tuple[list[ModuleOutput], int]:
-    """What modules give for one image, in the order of the pass, and what it costs.
+    """Trace what modules give for one image, in the order of the pass, and what it costs.
 
     FLOPs are counted by torch on shapes alone (the meta device): convolutions and linear layers, a multiply-add is two. Maps
     with their channels last are recognised by a second pass, of two images of twice the size, in which channels stay as
@@ -121,7 +121,7 @@ def _pass(
 def _run(
     model: nn.Module, modules: Sequence[str], shape: tuple[int, int, int, int], network: str, training: bool = False
 ) -> tuple[list[tuple[str, tuple[int, ...], int]], int, Any]:
-    """A pass that has to succeed: on shapes alone, or for real where code of the user's makes tensors of its own."""
+    """Make a pass that has to succeed: on shapes alone, or for real where code of the user's makes tensors of its own."""
     failure = ""
     for device in ("meta", "cpu"):
         outputs: list[tuple[str, tuple[int, ...], int]] = []
@@ -133,7 +133,7 @@ def _run(
         except Exception as error:  # the network's code: anything can happen
             failure = one_line(error)
     first = _first_channels(model)
-    remedy = "mend it or set another input_size" if networks.is_own(network) else "set another input_size or network"
+    remedy = "mend it or set another input_size" if own.is_own(network) else "set another input_size or network"
     if first not in (1, 3, None):
         remedy = f"its first convolution reads {first} channels, and images have 3, or 1 (grey)"
     raise CalexError(
@@ -195,7 +195,7 @@ def check_network(model: nn.Module, network: str, input_size: int, classes: int,
                     f"network: {network} gives {tuple(logits.shape)} for {batch} images of {classes} classes, not {(batch, classes)}; "
                     "end it in one output a class"
                 )
-    if networks.is_own(network):
+    if own.is_own(network):
         check_logits(model, network, (channels, input_size, input_size))
     return channels
 

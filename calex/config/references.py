@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from calex import networks, plan, plugins, recipes
+from calex import plan, plugins, recipes
+from calex.backbones import own as own_network
 from calex.errors import CalexError, Faults, suggestion
 from calex.scores import SCORES
 
@@ -69,9 +70,9 @@ def _dataset(where: str, dataset: dict[str, Any], config: dict[str, Any], backbo
 
 
 def _backbone(where: str, backbone: dict[str, Any], trained: set[str], faults: Faults) -> None:
-    if networks.is_own(backbone["network"]):
+    if own_network.is_own(backbone["network"]):
         try:
-            networks.sources(backbone["network"])
+            own_network.source_hashes(backbone["network"])
         except CalexError as error:
             faults.append(f"{where}.{error}")
     checkpoint = backbone["checkpoint"]

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 import zarr
 
-from calex import __version__, devices, images, networks, precision, settings, splitting, transform
-from calex.backbones import build, taps
+from calex import __version__, devices, images, precision, settings, splitting, transform
+from calex.backbones import build, own, taps
 from calex.backbones.records import read_backbone_record, read_taps_record
 from calex.backbones.weights import read_weights
 from calex.errors import CalexError
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
     trained = (about["network"], about["stem"], about["transform"]["size"])
     if trained != (measured["network"], measured["stem"], measured["input_size"]):
         raise CalexError(f"{args.taps}: measured on another network, stem or input size than {args.backbone}; rerun both")
-    if networks.is_own(about["network"]) and about.get("network_sources") != networks.sources(about["network"]):
+    if own.is_own(about["network"]) and about.get("network_sources") != own.source_hashes(about["network"]):
         raise CalexError(f"{args.backbone}: the source of {about['network']} is not what it was then; rerun train-backbone")
     model = build.build(about["network"], about["stem"], about["classes"])
     read_weights(model, args.backbone)

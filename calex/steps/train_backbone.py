@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from calex import devices, flops, images, networks, precision, settings, splitting, transform
-from calex.backbones import build, convolutions, diagnosis, metadata, training
+from calex import devices, flops, images, precision, settings, splitting, transform
+from calex.backbones import build, convolutions, diagnosis, metadata, own, training
 from calex.backbones.checkpoint import Loaded, load_checkpoint
 from calex.backbones.normalisation import normalisation
 from calex.backbones.trace import check_network
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
         raise CalexError(f"network: {network} has no weights that train (requires_grad); bring a checkpoint or let them train")
     channels = check_network(model, network, size, len(dataset.names), training=args.checkpoint is None)
     scale = {"size": size, **normalisation(chosen["normalisation"], dataset.images[learned], channels, network)}
-    own_sources = networks.sources(network) if networks.is_own(network) else {}
+    own_sources = own.source_hashes(network) if own.is_own(network) else {}
 
     with locked(guard_of(args.out), "training of this backbone"):
         warnings: list[str] = []
@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def checkpoint_warnings(loaded: Loaded, chosen: dict[str, Any]) -> list[str]:
-    """What is worth knowing of a checkpoint before it has answered a single image."""
+    """Warn of what a checkpoint is before it has answered a single image."""
     warnings = [
         f"the checkpoint was trained on {split} images; what is chosen or reported on them will flatter"
         for split in ("val", "test")

@@ -26,23 +26,23 @@ def _parts(network: str) -> tuple[str, str]:
     return module, function
 
 
-def located(network: str) -> Source:
+def source(network: str) -> Source:
     """Return the source of a network's module."""
     return modules.located(_parts(network)[0], "network")
 
 
-def sources(network: str) -> dict[str, str]:
+def source_hashes(network: str) -> dict[str, str]:
     """{file: hash} of a network's module and of all that it imports and that is not installed."""
-    return {source.name: modules.digest(source.file) for source in modules.closure([located(network)])}
+    return {one.name: modules.digest(one.file) for one in modules.closure([source(network)])}
 
 
-def function(network: str) -> Callable[[int], Any]:
-    """Return the function itself. Raises CalexError when the module fails or has none of that name."""
+def load(network: str) -> Callable[[int], Any]:
+    """Return the function that makes a network. Raises CalexError when its module fails or has none of that name."""
     module, name = _parts(network)
-    source = located(network)
-    loaded = modules.load(source, module, "network")
-    made = getattr(loaded, name, None)
-    if not callable(made):
+    code = source(network)
+    loaded = modules.load(code, module, "network")
+    function = getattr(loaded, name, None)
+    if not callable(function):
         known = [key for key, value in vars(loaded).items() if callable(value) and not key.startswith("_")]
-        raise CalexError(f"network: {source.file} has no function '{name}', {suggestion(name, known)}")
-    return made
+        raise CalexError(f"network: {code.file} has no function '{name}', {suggestion(name, known)}")
+    return function
