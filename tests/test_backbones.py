@@ -117,10 +117,10 @@ def outputs_by_hand(model: nn.Module, images: torch.Tensor, names: list[str]) ->
 
 def test_pooled_taps_equal_a_pass_by_hand(network):
     images = torch.randn(2, 3, 32, 32)
-    with torch.no_grad(), tapping(network, STAGES, pool=8) as caught:
+    with torch.no_grad(), tapping(network, STAGES, pool=8) as outputs:
         logits = network(images)
         x = network.relu(network.bn1(network.conv1(images)))
-        for stage, tap in zip(STAGES, caught, strict=True):
+        for stage, tap in zip(STAGES, outputs, strict=True):
             x = getattr(network, stage)(x.clone())
             torch.testing.assert_close(tap, F.adaptive_avg_pool2d(x, min(x.shape[-1], 8)), rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(logits, network.fc(x.mean((2, 3))), rtol=1e-4, atol=1e-4)
@@ -131,9 +131,9 @@ def test_pooled_taps_equal_a_pass_by_hand(network):
 def test_a_tap_is_what_its_module_gives_even_if_the_next_one_works_in_place(network, tap, pool):
     images = torch.randn(2, 3, 32, 32)
     expected = outputs_by_hand(network, images, [tap])[tap]
-    with torch.no_grad(), tapping(network, [tap], pool) as caught:
+    with torch.no_grad(), tapping(network, [tap], pool) as outputs:
         network(images)
-    torch.testing.assert_close(caught[0], pooled(expected, pool))
+    torch.testing.assert_close(outputs[0], pooled(expected, pool))
 
 
 def test_pooling_averages_to_at_most_so_many_cells():
@@ -146,15 +146,15 @@ def test_pooling_averages_to_at_most_so_many_cells():
     assert torch.equal(pooled(wide, 5), F.adaptive_avg_pool2d(wide, (3, 5)))
 
 
-def test_taps_are_caught_only_inside_the_block(network):
-    with torch.no_grad(), tapping(network, ["layer1"], 8) as caught:
+def test_taps_are_kept_only_inside_the_block(network):
+    with torch.no_grad(), tapping(network, ["layer1"], 8) as outputs:
         network(torch.zeros(1, 3, 32, 32))
-        assert caught[0].shape == (1, 64, 8, 8)
+        assert outputs[0].shape == (1, 64, 8, 8)
         network(torch.zeros(3, 3, 32, 32))
-        assert caught[0].shape == (3, 64, 8, 8)
+        assert outputs[0].shape == (3, 64, 8, 8)
     with torch.no_grad():
         network(torch.zeros(2, 3, 32, 32))
-    assert caught[0].shape == (3, 64, 8, 8)
+    assert outputs[0].shape == (3, 64, 8, 8)
 
 
 @pytest.mark.parametrize(
@@ -219,10 +219,10 @@ def test_other_networks_give_what_a_plain_pass_gives(name):
     assert spent == sorted(set(spent))
     images = torch.randn(2, 3, size, size)
     expected = outputs_by_hand(model, images, list(shapes))
-    with torch.no_grad(), tapping(model, list(shapes), 4) as caught:
+    with torch.no_grad(), tapping(model, list(shapes), 4) as outputs:
         logits = model(images)
     assert logits.shape == (2, 5)
-    for tap, found in zip(taps, caught, strict=True):
+    for tap, found in zip(taps, outputs, strict=True):
         assert tuple(found.shape[1:]) == tap.shape
         torch.testing.assert_close(found, pooled(expected[tap.name], 4))
 

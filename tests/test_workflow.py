@@ -268,9 +268,9 @@ def test_the_store_holds_what_a_direct_forward_pass_gives(tiny: Path, split: str
     model = build("resnet18", "cifar", 10)
     read_weights(model, folder / "backbone.safetensors")
     freeze(model)
-    with tapping(model, ["layer1", "layer2", "layer3"], 4) as caught, torch.inference_mode():
+    with tapping(model, ["layer1", "layer2", "layer3"], 4) as outputs, torch.inference_mode():
         logits = model(to_input(dataset.images[index], **about["transform"], device=torch.device("cpu")))
-    for k, tap in enumerate(caught):
+    for k, tap in enumerate(outputs):
         # float16 keeps 11 bits; the rest is float32 summed in another order.
         np.testing.assert_allclose(group[f"tap{k}"][0], tap.numpy(), rtol=2**-11 + 1e-4, atol=1e-4)
     np.testing.assert_allclose(group["log_softmax"][0], logits.log_softmax(1).numpy(), atol=1e-4)

@@ -90,10 +90,10 @@ def dump(
 ) -> None:
     """A store of these images, as `cache-features` makes it."""
     writer = Dump(folder, "train", layout, labels, index, {"taps": TAPS})
-    with writer, tapping(model, TAPS, POOL, getattr(torch, layout.precision)) as caught:
+    with writer, tapping(model, TAPS, POOL, getattr(torch, layout.precision)) as outputs:
         transform = TRANSFORM | {"size": images.shape[1]}
         forward = Forward(
-            model, caught, layout.taps, CLASSES, layout.precision, transform, {}, BATCH, compute, device
+            model, outputs, layout.taps, CLASSES, layout.precision, transform, {}, BATCH, compute, device
         )  # fmt: skip
         for view, chunk, start, stop in writer.pending():
             writer.write(view, chunk, *forward(images[start:stop], index[start:stop], view))

@@ -43,7 +43,7 @@ class Recomputing:
 
     def epoch(self, number: int) -> Iterator[Batch]:
         order = np.random.default_rng(number).permutation(len(self.images))
-        with tapping(self.model, [self.tap], POOL) as caught:
+        with tapping(self.model, [self.tap], POOL) as outputs:
             for start in range(0, len(order), BATCH):
                 rows = order[start : start + BATCH]
                 inputs = to_input(self.images[rows], **TRANSFORM, device=self.device)
@@ -51,7 +51,7 @@ class Recomputing:
                     logits = self.model(inputs.contiguous(memory_format=torch.channels_last))
                 position = torch.from_numpy(rows).to(self.device)
                 view = torch.zeros_like(position)
-                yield Batch([caught[0]], logits.float().log_softmax(1), self.labels[position], position, view)
+                yield Batch([outputs[0]], logits.float().log_softmax(1), self.labels[position], position, view)
 
 
 def measure(bench: Bench) -> list[Row]:

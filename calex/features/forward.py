@@ -29,7 +29,7 @@ def view_key(seed: int, view: int) -> int:
 class Forward:
     """A frozen network with its taps hooked, ready to turn images into what a store holds.
 
-    model: on its device, in channels_last. caught: the list that `backbones.tapping` fills, best in `dtype`. shapes: (C, H, W) of
+    model: on its device, in channels_last. outputs: the list that `taps.tapping` fills, best in `dtype`. shapes: (C, H, W) of
     each tap; dtype: NumPy's, of the stored taps. transform: `to_input`'s size, mean and std; shifts: `augment`'s,
     drawn by seed for every view but the first.
     """
@@ -37,7 +37,7 @@ class Forward:
     def __init__(
         self,
         model: nn.Module,
-        caught: list[torch.Tensor],
+        outputs: list[torch.Tensor],
         shapes: Sequence[tuple[int, int, int]],
         classes: int,
         dtype: str,
@@ -48,7 +48,7 @@ class Forward:
         device: torch.device,
         seed: int = 0,
     ) -> None:
-        self.model, self.caught, self.shapes, self.classes = model, caught, shapes, classes
+        self.model, self.outputs, self.shapes, self.classes = model, outputs, shapes, classes
         self.dtype, self.transform, self.shifts = getattr(torch, dtype), transform, shifts
         self.batch_size, self.compute, self.device, self.seed = batch_size, compute, device, seed
 
@@ -79,7 +79,7 @@ class Forward:
             with autocast(self.device, self.compute):
                 logits = self.model(inputs.contiguous(memory_format=torch.channels_last))
             cuda = self.device.type == "cuda"  # copies elsewhere are not waited for below
-            for whole, tap in zip(taps, self.caught, strict=True):
+            for whole, tap in zip(taps, self.outputs, strict=True):
                 whole[part].copy_(tap, non_blocking=cuda)
             log_softmax[part].copy_(logits.float().log_softmax(1), non_blocking=cuda)
         if self.device.type == "cuda":

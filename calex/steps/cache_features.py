@@ -81,9 +81,9 @@ def run(args: argparse.Namespace) -> None:
         precision=chosen["precision"],
         codec=chosen["codec"],
     )
-    with taps.tapping(model, names, measured["pool"], getattr(torch, layout.precision)) as caught:
+    with taps.tapping(model, names, measured["pool"], getattr(torch, layout.precision)) as outputs:
         forward = Forward(
-            model, caught, layout.taps, layout.classes, layout.precision, about["transform"], about["augment"],
+            model, outputs, layout.taps, layout.classes, layout.precision, about["transform"], about["augment"],
             chosen["batch_size"], "float32", device, chosen["order_seed"],
         )  # fmt: skip
         dump(args, dataset, index, layout, forward, about, measured)
