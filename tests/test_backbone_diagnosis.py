@@ -36,6 +36,13 @@ def test_of_weights_that_answer_well_enough_nothing_is_told(share):
     assert told(answered(share), expected_accuracy=share) == []
 
 
+@pytest.mark.parametrize("labels", [[0, 0, 0, 1], [0, 1] * 3, [0] * 19 + [1], [0] * 600 + [1] * 10])
+def test_of_few_images_that_are_all_right_nothing_is_told(labels):
+    labels = np.array(labels)
+    assert told(labels, labels, ["a", "b"]) == diagnosis.of_training(labels, labels) == []
+    assert accuracy.near_chance(labels == 0, labels)  # the majority's answer for all
+
+
 def test_classes_that_were_sorted_otherwise_are_recognised():
     as_text = sorted(NAMES)  # 0, 1, 10, 11, 2, …
     answers = np.array([as_text.index(NAMES[label]) for label in LABELS])  # of a network whose output 2 is the class 10

@@ -24,10 +24,12 @@ def majority(labels: np.ndarray) -> float:
 def near_chance(right: np.ndarray, labels: np.ndarray) -> bool:
     """Tell whether a share of right answers is no better than the majority's, by a one-sided test at `SIGMAS`.
 
-    right: (N,) bool. labels: (N,) int64.
+    right: (N,) bool. labels: (N,) int64. Of few images the test can say nothing: then right answers to more than half of
+    what the majority gets wrong are enough.
     """
     share = majority(labels)
-    return float(right.mean()) <= share + SIGMAS * math.sqrt(share * (1 - share) / len(labels))
+    beyond = min(SIGMAS * math.sqrt(share * (1 - share) / len(labels)), (1 - share) / 2)
+    return float(right.mean()) <= share + beyond
 
 
 def assignment(answers: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
