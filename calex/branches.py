@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
 from calex import flops, plugins
+from calex.exits import BranchPredictions
 
-# Of a batch: logits (B, classes), of which the softmax is what a branch answers, and confidence logits (B,) or None.
-Answer = tuple[torch.Tensor, torch.Tensor | None]
+
+class BranchOutput(NamedTuple):
+    """What an exit gives for a batch: logits (B, classes), and the confidence's logits (B,) or None."""
+
+    logits: torch.Tensor
+    confidence: torch.Tensor | None
 
 
 class Classifier(nn.Module):
@@ -34,12 +39,13 @@ class Classifier(nn.Module):
             core = torch.cat((core, core.new_zeros(len(core), self.extra) if extra is None else extra), dim=1)
         return self.classifier(core)
 
-    def forward(self, feature_map: torch.Tensor) -> Answer:
-        return self.classify(feature_map), None
+    def forward(self, feature_map: torch.Tensor) -> BranchOutput:
+        """Compute the branch's output for feature maps (B, C, H, W) float32."""
+        return BranchOutput(self.classify(feature_map), None)
 
     def flops(self) -> tuple[int, int | None]:
         """FLOPs of one image: of the classifier alone, and with the confidence head, if there is one."""
-        return flops.of(_Classifying(self.eval()), *self.shape), None
+        return flops.of(_WithoutConfidence(self.eval()), *self.shape), None
 
 
 class Branch(Classifier):
@@ -54,26 +60,27 @@ class Branch(Classifier):
         plugin, options = plugins.load("heads", head["name"]), plugins.options_of(head)
         self.confidence_core = None if shared_core else plugin.build(*shape, **options)
         self.confidence = nn.Linear(self.core.width, 1)
-        self.together = getattr(plugin, "together", one_by_one)
+        self.forward_fused = getattr(plugin, "forward_fused", forward_separately)
 
-    def forward(self, feature_map: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, feature_map: torch.Tensor) -> BranchOutput:
+        """Compute the branch's output for feature maps (B, C, H, W) float32."""
         if self.confidence_core is None:
-            core = doubt = self.core(feature_map)
+            features = confidence_features = self.core(feature_map)
         else:
-            core, doubt = self.together([self.core, self.confidence_core], feature_map)
-        return self.classifier(core), self.confidence(doubt).squeeze(1)
+            features, confidence_features = self.forward_fused([self.core, self.confidence_core], feature_map)
+        return BranchOutput(self.classifier(features), self.confidence(confidence_features).squeeze(1))
 
     def flops(self) -> tuple[int, int]:
         return super().flops()[0], flops.of(self.eval(), *self.shape)
 
 
-def one_by_one(cores: Sequence[nn.Module], feature_map: torch.Tensor) -> list[torch.Tensor]:
-    """What a head's own `together` may do faster: every core over the same map."""
+def forward_separately(cores: Sequence[nn.Module], feature_map: torch.Tensor) -> list[torch.Tensor]:
+    """Run each core over the same map, which a head's own `forward_fused` may do faster."""
     return [core(feature_map) for core in cores]
 
 
-class _Classifying(nn.Module):
-    """The part of a branch that is paid when its confidence head is not asked."""
+class _WithoutConfidence(nn.Module):
+    """The part of a branch that is paid for where the confidence head is not used."""
 
     def __init__(self, branch: Classifier) -> None:
         super().__init__()
@@ -90,38 +97,55 @@ class Cascade(nn.Module):
         super().__init__()
         self.branches = nn.ModuleList(branches)
 
-    def forward(self, taps: Sequence[torch.Tensor]) -> list[Answer]:
-        """What each exit answers."""
+    def forward(self, taps: Sequence[torch.Tensor]) -> list[BranchOutput]:
+        """Compute the output of each exit for a batch of K feature maps (B, C, H, W) float32."""
         return [branch(tap) for branch, tap in zip(self.branches, taps, strict=True)]
 
 
-def seed_branch(seed: int, k: int) -> None:
-    """Set torch's generator for the weights of branch k: they begin alike, whatever the other branches are."""
-    torch.manual_seed(1000 * seed + k)
+def seed_branch(seed: int, branch: int) -> None:
+    """Seed torch's generator for the weights of a branch, from 0: they begin alike, whatever the other branches are."""
+    torch.manual_seed(1000 * seed + branch + 1)
 
 
 def seeded(seed: int, count: int) -> Iterator[int]:
-    """1..K, each with its generator set."""
-    for k in range(1, count + 1):
-        seed_branch(seed, k)
-        yield k
+    """Count the branches from 0, each with its generator seeded."""
+    for branch in range(count):
+        seed_branch(seed, branch)
+        yield branch
 
 
 @torch.inference_mode()
-def answers(cascade: Cascade, taps: Iterable[Sequence[torch.Tensor]]) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    """Of each exit: log-probabilities (N, classes) and confidences (N,) or None, float32, over a split's batches in order."""
+def predict_log_proba(cascade: Cascade, taps: Iterable[Sequence[torch.Tensor]]) -> list[BranchPredictions]:
+    """Predict a split's images, in order.
+
+    Parameters
+    ----------
+    cascade : Cascade
+        In whatever mode; it is set to evaluation.
+    taps : iterable of K tensors
+        The feature maps of each batch, (B, C, H, W).
+
+    Returns
+    -------
+    list of BranchPredictions
+        One of each exit.
+    """
     cascade.eval()
-    batches = [
+    batches: list[list[BranchPredictions]] = [
         [
-            (logits.log_softmax(1).cpu().numpy(), None if confidence is None else confidence.sigmoid().cpu().numpy())
-            for logits, confidence in cascade([tap.float() for tap in batch])
+            BranchPredictions(
+                output.logits.log_softmax(1).cpu().numpy(),
+                None if output.confidence is None else output.confidence.sigmoid().cpu().numpy(),
+            )
+            for output in cascade([tap.float() for tap in batch])
         ]
         for batch in taps
     ]
-    return [
-        (
-            np.concatenate([said for said, _ in of_exit]),
-            None if of_exit[0][1] is None else np.concatenate([c for _, c in of_exit]),
-        )
-        for of_exit in zip(*batches, strict=True)
-    ]
+    return [_concatenated([batch[branch] for batch in batches]) for branch in range(len(batches[0]))]
+
+
+def _concatenated(batches: Sequence[BranchPredictions]) -> BranchPredictions:
+    confidences = [batch.confidence for batch in batches if batch.confidence is not None]
+    return BranchPredictions(
+        np.concatenate([batch.log_probabilities for batch in batches]), np.concatenate(confidences) if confidences else None
+    )

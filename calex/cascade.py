@@ -1,4 +1,4 @@
-"""Running a cascade over cached exits: who leaves where, and what is answered."""
+"""Running a cascade over cached exits: which image leaves where, and what is answered."""
 
 from __future__ import annotations
 
@@ -6,12 +6,39 @@ import numpy as np
 
 from calex.exits import Exits
 
+# Thresholds that no score reaches, and that every score reaches.
+NEVER, ALWAYS = np.inf, -np.inf
+
 
 def leave(exits: Exits, thresholds: np.ndarray) -> np.ndarray:
-    """(P, N) uint8: the branch (0-based) at which each image leaves; K is the backbone.
+    """Find the exit that each image takes at each operating point.
 
-    thresholds: (P, K, C) float64, τ of each operating point, branch and predicted class. An image leaves at the
-    first branch k whose score reaches the threshold of the class predicted there; +∞ lets nobody leave.
+    An image leaves at the first branch k whose score is at least the threshold of the class predicted there.
+
+    Parameters
+    ----------
+    exits : Exits
+        K branches over N images.
+    thresholds : (P, K, C) float64
+        τ of each operating point, branch and predicted class; +∞ lets no image leave, −∞ every image.
+
+    Returns
+    -------
+    (P, N) uint8
+        The branch, from 0, at which each image leaves; K is the backbone.
+
+    Examples
+    --------
+    Two images, one branch and two classes; only class 1 may leave:
+
+    >>> import numpy as np
+    >>> from calex.cost import Costs
+    >>> exits = Exits(
+    ...     predictions=np.array([[0, 1]]), scores=np.array([[0.9, 0.9]]), labels=np.array([0, 0]),
+    ...     backbone=np.array([0, 0]), classes=2, costs=Costs((1.0,), (0.5,), 4.0),
+    ... )
+    >>> leave(exits, np.array([[[np.inf, 0.5]]]))
+    array([[1, 0]], dtype=uint8)
     """
     branches, images = exits.predictions.shape
     taken = np.full((len(thresholds), images), branches, np.uint8)
@@ -22,13 +49,46 @@ def leave(exits: Exits, thresholds: np.ndarray) -> np.ndarray:
 
 
 def oracle(exits: Exits, correct: str = "label") -> np.ndarray:
-    """(1, N) uint8: the earliest branch that is right; the backbone answers where none is. Needs the answers: a bound."""
+    """Let each image leave at the earliest branch that is right; the backbone answers where none is.
+
+    This needs the answers: it bounds what a better exit rule could gain.
+
+    Parameters
+    ----------
+    exits : Exits
+        K branches over N images.
+    correct : {"label", "backbone"}
+        What an answer is compared with.
+
+    Returns
+    -------
+    (1, N) uint8
+        The branch, from 0, at which each image leaves; K is the backbone.
+
+    Raises
+    ------
+    CalexError
+        If `correct` is another word.
+    """
     right = exits.predictions == exits.truth(correct)
     branches = len(right)
     return np.where(right.any(axis=0), right.argmax(axis=0), branches).astype(np.uint8)[None]
 
 
-def answers(exits: Exits, taken: np.ndarray) -> np.ndarray:
-    """(P, N) int64: the class answered by the exit that each image took."""
-    spoken = np.vstack([exits.predictions, exits.backbone[None]])
-    return spoken[taken, np.arange(spoken.shape[1])]
+def predict(exits: Exits, taken: np.ndarray) -> np.ndarray:
+    """Look up the class that a cascade answers.
+
+    Parameters
+    ----------
+    exits : Exits
+        K branches over N images.
+    taken : (P, N) uint8
+        The exit of each image, as `leave` gives it.
+
+    Returns
+    -------
+    (P, N) int64
+        The prediction of the exit that each image took.
+    """
+    predictions = np.vstack([exits.predictions, exits.backbone[None]])
+    return predictions[taken, np.arange(predictions.shape[1])]

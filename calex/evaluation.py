@@ -1,4 +1,4 @@
-"""From thresholds to operating points: accuracy, agreement, cost and exit shares over one split."""
+"""From exits taken to operating points: accuracy, agreement, cost and exit shares over one split."""
 
 from __future__ import annotations
 
@@ -11,42 +11,54 @@ from calex.points import SCHEMA
 
 
 def measure(exits: Exits, taken: np.ndarray) -> pl.DataFrame:
-    """One row an operating point, with what it answers right and what it costs.
+    """Measure each operating point over a split's images.
 
-    Columns: n, accuracy (against labels), agreement (with the backbone), flops (mean of an image), flops_fraction (of the
-    plain backbone), flops_fraction_exit_only, exit_share (K branches, then the backbone).
+    Shares are counted, and costs follow from the counts: exact, and independent of the order of images.
 
-    taken: (P, N) uint8, the exit of each image. Shares are counted, and costs follow from the counts: exact, and
-    independent of the order of images.
+    Parameters
+    ----------
+    exits : Exits
+        K branches over N images.
+    taken : (P, N) uint8
+        The exit of each image at each operating point, as `calex.cascade.leave` gives it.
+
+    Returns
+    -------
+    polars.DataFrame
+        One row a point: `point`, `n` (images), `accuracy` (against labels), `agreement` (with the backbone), `flops` (mean of
+        an image), `flops_fraction` (of the plain backbone), `flops_fraction_exit_only` (as if declined heads were free),
+        `exit_share` (of K branches, then the backbone).
+
+    Examples
+    --------
+    Of two images one leaves at the only branch, wrongly, and one gets the backbone's answer:
+
+    >>> import numpy as np
+    >>> from calex.cost import Costs
+    >>> exits = Exits(
+    ...     predictions=np.array([[1, 1]]), scores=np.array([[0.9, 0.1]]), labels=np.array([0, 0]),
+    ...     backbone=np.array([0, 0]), classes=2, costs=Costs((40.0,), (10.0,), 100.0),
+    ... )
+    >>> row = measure(exits, np.array([[0, 1]], np.uint8)).row(0, named=True)
+    >>> row["accuracy"], row["flops"], row["exit_share"]
+    (0.5, 80.0, [0.5, 0.5])
     """
     points, images = taken.shape
-    exits_of = len(exits.predictions) + 1
-    answered = cascade.answers(exits, taken)
-    counts = np.stack([(taken == k).sum(axis=1) for k in range(exits_of)], axis=1)
+    exit_count = len(exits.predictions) + 1
+    answers = cascade.predict(exits, taken)
+    counts = np.stack([(taken == k).sum(axis=1) for k in range(exit_count)], axis=1)
     flops = counts @ exits.costs.by_exit() / images
-    alone = counts @ exits.costs.by_exit_alone() / images
+    exit_only = counts @ exits.costs.by_exit_alone() / images
     return pl.DataFrame(
         {
             "point": np.arange(points),
             "n": np.full(points, images),
-            "accuracy": (answered == exits.labels).sum(axis=1) / images,
-            "agreement": (answered == exits.backbone).sum(axis=1) / images,
+            "accuracy": (answers == exits.labels).sum(axis=1) / images,
+            "agreement": (answers == exits.backbone).sum(axis=1) / images,
             "flops": flops,
             "flops_fraction": flops / exits.costs.backbone,
-            "flops_fraction_exit_only": alone / exits.costs.backbone,
+            "flops_fraction_exit_only": exit_only / exits.costs.backbone,
             "exit_share": (counts / images).tolist(),
         },
         schema_overrides={name: SCHEMA[name] for name in ("point", "n", "exit_share")},
     )
-
-
-def cross_fitted(exits: Exits, assigned: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """(P, N) uint8: exits of validation images, each under thresholds calibrated without its own fold.
-
-    assigned: (N,) the fold of each image. thresholds: (F, P, K, C), fold f's from the images outside it.
-    """
-    taken = np.empty((thresholds.shape[1], len(assigned)), np.uint8)
-    for fold in range(len(thresholds)):
-        inside = np.flatnonzero(assigned == fold)
-        taken[:, inside] = cascade.leave(exits.of(inside), thresholds[fold])
-    return taken

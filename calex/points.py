@@ -1,4 +1,4 @@
-"""The tables of operating points and of thresholds, as files that other people's tools read.
+"""The table of operating points, as a file that other people's tools read.
 
 An operating point is a cascade with one setting of a policy's swept parameters. results/README.md explains each column.
 """
@@ -28,15 +28,6 @@ SCHEMA: dict[str, Any] = {
     "flops_fraction": pl.Float64,
     "flops_fraction_exit_only": pl.Float64,
     "exit_share": pl.List(pl.Float64),
-}
-# A policy's thresholds, {policy}.thresholds.parquet: fold −1 is from all of validation; branches count from 1.
-THRESHOLDS: dict[str, Any] = {
-    "fold": pl.Int64,
-    "point": pl.Int64,
-    "parameters": pl.String,
-    "branch": pl.Int64,
-    "class": pl.Int64,
-    "threshold": pl.Float64,
 }
 # points_{dataset}.parquet: every point of a dataset.
 MARKED = SCHEMA | {"on_front": pl.Boolean}

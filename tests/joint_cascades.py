@@ -17,6 +17,7 @@ from calex.features.layout import Layout
 from calex.features.loader import Loader
 from calex.features.store import Store, open_store
 from calex.features.writer import Dump
+from calex.fitting import TrainingJob
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
@@ -63,7 +64,8 @@ def train(name: str, cascade: Cascade, store: Store, target: str = "labels", **o
     options = recipe_options(name, **{"batch_size": 64, **options})
     loader = Loader(store, range(len(SHAPES)), options["batch_size"], seed=0)
     block = plugins.complete("targets", {"name": target}, "target")
-    return plugins.load("recipes", name).train(cascade, loader, block, options, costs_of(cascade), 0, CPU, "train-branches")
+    job = TrainingJob(loader, block, options, 0, CPU, "train-branches", costs=costs_of(cascade))
+    return plugins.load("recipes", name).train(cascade, job)
 
 
 def everything(store: Store) -> Any:

@@ -340,7 +340,7 @@ def test_thresholds_of_another_number_of_classes(exits: list[Path], tmp_path: Pa
     )
     asked = {"exits": exits, "thresholds": thresholds, "settings": parse(EVALUATION), "key": parse(KEY)}
     one_line(
-        "t.thresholds.parquet: its thresholds are not those of 3 branches and 5 classes; rerun calibrate",
+        "t.thresholds.parquet: its thresholds are not those of 3 branches and 5 classes; delete it and rerun calibrate",
         evaluate.run, argparse.Namespace(**asked, out=tmp_path / "p.points.parquet"),
     )  # fmt: skip
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up_exits import any_exits, exits, random_exits
 
-from calex.calibration import precision_margin
-from calex.cascade import answers, leave, oracle
+from calex.cascade import leave, oracle, predict
 from calex.exits import Exits
+from calex.policies.cpm import cpm_thresholds
 
 INF = math.inf
 
@@ -45,7 +45,7 @@ def test_exits_and_answers_equal_plain_loops(drawn):
     taken = leave(given_exits, thresholds)
     assert taken.dtype == np.uint8
     assert taken.tolist() == [leave_by_loops(given_exits, point) for point in thresholds]
-    said = answers(given_exits, taken)
+    said = predict(given_exits, taken)
     for p, row in enumerate(taken.tolist()):
         for i, k in enumerate(row):
             spoken = given_exits.backbone[i] if k == len(given_exits.scores) else given_exits.predictions[k, i]
@@ -66,7 +66,7 @@ def test_exits_by_hand():
     )
     taken = leave(FOUR, thresholds)
     assert taken.tolist() == [[0, 2, 1, 1], [2, 0, 2, 0], [1, 1, 1, 1]]
-    assert answers(FOUR, taken).tolist() == [[0, 2, 0, 0], [2, 1, 2, 1], [1, 1, 0, 0]]
+    assert predict(FOUR, taken).tolist() == [[0, 2, 0, 0], [2, 1, 2, 1], [1, 1, 0, 0]]
 
 
 def test_a_score_at_the_threshold_leaves_and_one_below_stays():
@@ -87,7 +87,7 @@ def test_the_threshold_is_that_of_the_class_predicted_not_of_the_label():
 
 def test_more_images_do_not_change_anyones_exit():
     many = random_exits(images=100)
-    thresholds = precision_margin(many, np.linspace(1, -2, 7))
+    thresholds = cpm_thresholds(many, np.linspace(1, -2, 7))
     some = np.array([3, 77, 10])
     np.testing.assert_array_equal(leave(many.of(some), thresholds), leave(many, thresholds)[:, some])
 
@@ -115,7 +115,7 @@ def test_no_thresholds_answer_more_images_right_than_the_oracle(drawn):
     given_exits, thresholds = drawn
 
     def right(taken: np.ndarray) -> np.ndarray:
-        return (answers(given_exits, taken) == given_exits.labels).sum(axis=1)
+        return (predict(given_exits, taken) == given_exits.labels).sum(axis=1)
 
     assert (right(leave(given_exits, thresholds)) <= right(oracle(given_exits))).all()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from dataclasses import replace
 
@@ -13,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up_exits import BACKBONE, HEAD, TO_TAP, any_exits, exits, random_exits, write
 
-from calex import cascade
-from calex.calibration import folds, precision_margin
+from calex import cascade, crossfit, thresholds
 from calex.cost import Costs
+from calex.crossfit import assign_folds
 from calex.errors import CalexError
-from calex.evaluation import SCHEMA, cross_fitted, measure
-from calex.exits import Exits, read, views
+from calex.evaluation import SCHEMA, measure
+from calex.exits import Exits, read, read_views
+from calex.policies.cpm import cpm_thresholds
 from calex.steps import calibrate, evaluate
 
 INF = math.inf
@@ -95,7 +97,7 @@ def test_columns_have_the_types_of_the_points_file():
 def test_the_order_of_images_changes_no_bit():
     many = random_exits(images=997)
     many = replace(many, costs=Costs((1e9 / 3, 2e9 / 3, 3e9 / 3), (1e6 / 7, 2e6 / 7, 4e6 / 7), 4e9 / 3))
-    taken = cascade.leave(many, precision_margin(many, np.linspace(1, -2, 20)))
+    taken = cascade.leave(many, cpm_thresholds(many, np.linspace(1, -2, 20)))
     order = np.random.default_rng(1).permutation(997)
     assert measure(many, taken).equals(measure(many.of(order), taken[:, order]))
 
@@ -106,7 +108,7 @@ def test_the_order_of_images_changes_no_bit():
 @given(any_exits(images=(1, 30)), st.sampled_from(["survivors", "all"]), st.integers(1, 5))
 def test_the_ends_of_the_curve(given_exits, population, min_support):
     branches = len(given_exits.scores)
-    thresholds = precision_margin(given_exits, np.linspace(1, -2, 31), population=population, min_support=min_support)
+    thresholds = cpm_thresholds(given_exits, np.linspace(1, -2, 31), population=population, min_support=min_support)
     found = measure(given_exits, cascade.leave(given_exits, thresholds))
     last = found.row(30, named=True)
     # m = −2 is the backbone itself: its answers, at exactly its cost and that of the heads that all declined.
@@ -123,7 +125,7 @@ def test_the_ends_of_the_curve(given_exits, population, min_support):
 
 @given(any_exits(images=(1, 30)))
 def test_the_oracle_is_a_bound_on_accuracy(given_exits):
-    thresholds = precision_margin(given_exits, np.linspace(1, -2, 31), min_support=1)
+    thresholds = cpm_thresholds(given_exits, np.linspace(1, -2, 31), min_support=1)
     best = measure(given_exits, cascade.leave(given_exits, thresholds))["accuracy"].max()
     (bound,) = measure(given_exits, cascade.oracle(given_exits))["accuracy"]
     assert bound >= best
@@ -131,7 +133,7 @@ def test_the_oracle_is_a_bound_on_accuracy(given_exits):
 
 def test_the_curve_of_plausible_exits_trades_cost_for_accuracy():
     many = random_exits(images=2000)
-    found = measure(many, cascade.leave(many, precision_margin(many, np.linspace(1, -2, 61))))
+    found = measure(many, cascade.leave(many, cpm_thresholds(many, np.linspace(1, -2, 61))))
     assert found["accuracy"][0] < found["accuracy"][60]
     assert ((found["flops_fraction"] > 0.2) & (found["flops_fraction"] < 0.9)).sum() > 10
 
@@ -140,9 +142,7 @@ def test_the_curve_of_plausible_exits_trades_cost_for_accuracy():
 
 
 def per_fold(given_exits: Exits, assigned: np.ndarray, margins: np.ndarray) -> np.ndarray:
-    return np.stack(
-        [precision_margin(given_exits.of(assigned != f), margins, min_support=2) for f in range(assigned.max() + 1)]
-    )
+    return np.stack([cpm_thresholds(given_exits.of(assigned != f), margins, min_support=2) for f in range(assigned.max() + 1)])
 
 
 @given(exits_and_taken(), st.integers(2, 4), st.integers(0, 100))
@@ -151,21 +151,21 @@ def test_cross_fitting_equals_plain_loops(drawn, count, seed):
     draw = np.random.default_rng(seed)
     assigned = draw.integers(0, count, len(given_exits.labels))
     thresholds = draw.integers(0, 6, (count, 3, len(given_exits.scores), given_exits.classes)) / 5
-    found = cross_fitted(given_exits, assigned, thresholds)
+    found = crossfit.leave(given_exits, assigned, thresholds)
     for i, fold in enumerate(assigned):
         np.testing.assert_array_equal(found[:, i], cascade.leave(given_exits, thresholds[fold])[:, i])
 
 
 def test_an_images_own_label_never_moves_its_exit():
     many = random_exits(images=60, classes=3)
-    margins, assigned = np.linspace(1, -2, 13), folds(many.backbone, 5)
-    before = cross_fitted(many, assigned, per_fold(many, assigned, margins))
+    margins, assigned = np.linspace(1, -2, 13), assign_folds(many.backbone, 5)
+    before = crossfit.leave(many, assigned, per_fold(many, assigned, margins))
     moved = 0
     for i in range(60):
         labels = many.labels.copy()
         labels[i] = (labels[i] + 1) % 3
         changed = replace(many, labels=labels)
-        after = cross_fitted(changed, assigned, per_fold(changed, assigned, margins))
+        after = crossfit.leave(changed, assigned, per_fold(changed, assigned, margins))
         np.testing.assert_array_equal(before[:, i], after[:, i])
         moved += (before != after).any()
     assert moved > 30, "labels should matter to others, else this shows nothing"
@@ -191,16 +191,16 @@ def test_the_steps_judge_validation_crosswise_and_test_by_all_of_validation(tmp_
     points, taken = run_steps(tmp_path, paths, policy)
 
     margins = np.array([1, 27 / 64, 1 / 8, 1 / 64, 0, -0.25, -0.5, -0.75, -1, -1.25, -1.5, -1.75, -2])
-    assigned = folds(val.backbone, 5)
+    assigned = assign_folds(val.backbone, 5)
     expected = {
-        "val": measure(val, cross_fitted(val, assigned, per_fold(val, assigned, margins))),
-        "test": measure(test, cascade.leave(test, precision_margin(val, margins, min_support=2))),
+        "val": measure(val, crossfit.leave(val, assigned, per_fold(val, assigned, margins))),
+        "test": measure(test, cascade.leave(test, cpm_thresholds(val, margins, min_support=2))),
     }
     assert points.columns == list(SCHEMA) and dict(points.schema) == SCHEMA
     for split, rows in expected.items():
         assert points.filter(split=split).select(rows.columns).equals(rows)
         assert points.filter(split=split).select(*KEY).unique().row(0, named=True) == KEY
-    np.testing.assert_array_equal(taken, cascade.leave(test, precision_margin(val, margins, min_support=2)))
+    np.testing.assert_array_equal(taken, cascade.leave(test, cpm_thresholds(val, margins, min_support=2)))
     assert taken.dtype == np.uint8
 
 
@@ -235,7 +235,34 @@ def test_thresholds_of_other_branches_are_refused(tmp_path):
     assert not (tmp_path / "x.points.parquet").exists()
 
 
-# What an exits file says.
+def test_folds_are_read_and_not_made_again(tmp_path):
+    """Other folds in the record, as another version might have drawn them: each image meets the thresholds of the fold it is in."""
+    val = random_exits(0, images=150)
+    paths = write(tmp_path, {"val": [val], "test": [val]})
+    val = read(paths, "val", "confidence")
+    before, _ = run_steps(tmp_path, paths, {"name": "cpm", "min_support": 2, "steps": 4})
+    path = tmp_path / "p.calibration.json"
+    record = json.loads(path.read_text())
+    assert record["fold_of_image"] == assign_folds(val.backbone, 5).tolist()
+    folds = np.roll(record["fold_of_image"], 1)
+    path.write_text(json.dumps(record | {"fold_of_image": folds.tolist()}))
+    chosen = {"score": "confidence", "correct": "label"}
+    asked = {"exits": paths, "thresholds": tmp_path / "p.thresholds.parquet", "settings": chosen, "key": KEY}
+    evaluate.run(argparse.Namespace(**asked, out=tmp_path / "p.points.parquet"))
+    after = pl.read_parquet(tmp_path / "p.points.parquet")
+    taken = crossfit.leave(val, folds, thresholds.read(tmp_path / "p.thresholds.parquet", 3, 5).of_folds)
+    rows = measure(val, taken)
+    assert after.filter(split="val").select(rows.columns).equals(rows) and not after.equals(before)
+    for wrong in ([], folds.tolist()[1:], (folds + 1).tolist(), (folds - 1).tolist(), (folds / 2).tolist(), "0", [[0]] * 150):
+        path.write_text(json.dumps(record | {"fold_of_image": wrong}))
+        with pytest.raises(CalexError, match=r"p\.calibration\.json: 'fold_of_image' is not the fold.*rerun calibrate"):
+            evaluate.run(argparse.Namespace(**asked, out=tmp_path / "x.points.parquet"))
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        evaluate.run(argparse.Namespace(**asked, out=tmp_path / "x.points.parquet"))
+
+
+# What an exits file holds.
 
 
 @pytest.mark.parametrize(("score", "heads"), [("max_softmax", HEAD), ("confidence", tuple(2 * head for head in HEAD))])
@@ -250,9 +277,8 @@ def test_exits_survive_the_file(tmp_path):
     two = [random_exits(0, images=10), random_exits(1, images=10)]
     two[1].labels[:] = two[0].labels
     paths = write(tmp_path, {"train": two, "val": two[:1]})
-    assert views(paths[0], "train") == 2 and views(paths[0], "val") == 1
-    for view, expected in enumerate(two):
-        found = read(paths, "train", "confidence", view)
+    assert len(read_views(paths, "val", "confidence")) == 1
+    for found, expected in zip(read_views(paths, "train", "confidence"), two, strict=True):
         for name in ("predictions", "scores", "labels", "backbone"):
             np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), strict=True)
         assert found.classes == expected.classes

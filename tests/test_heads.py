@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from calex.branches import Branch, Cascade, answers
+from calex.branches import Branch, Cascade, predict_log_proba
 from calex.errors import CalexError
+from calex.fitting import TrainingJob
 from calex.plugins import complete, load, options_of
 
 torch.set_num_threads(1)
@@ -198,9 +199,9 @@ def test_the_confidence_gradient_never_reaches_the_classifier():
 
 
 def test_answers_come_in_order_and_no_image_depends_on_its_batch():
-    one = with_history(branch()).train()  # `answers` is in charge of the mode
+    one = with_history(branch()).train()  # `predict_log_proba` is in charge of the mode
     images = maps(10)
-    ((log_probabilities, confidences),) = answers(Cascade([one]), ([part] for part in images.split([3, 1, 6])))
+    ((log_probabilities, confidences),) = predict_log_proba(Cascade([one]), ([part] for part in images.split([3, 1, 6])))
     one.eval()
     with torch.no_grad():
         logits, confidence = one(images)
@@ -250,7 +251,8 @@ def train(
     settings_ = load("recipes", "branchwise").OPTIONS | settings_
     weights = np.ones(features.log_softmax.shape[:2]) if weights is None else weights
     block = complete("targets", {"name": target}, "methods.m.target")
-    return load("recipes", "branchwise").train(one, features, weights, block, settings_, correct, CPU, "train-branch 1 seed 0")
+    job = TrainingJob(features, block, settings_, 0, CPU, "train-branch 1 seed 0", weights=weights, correct=correct)
+    return load("recipes", "branchwise").train(one, job)
 
 
 def loss_by_loops(one: Branch, batch: SimpleNamespace, weights: np.ndarray, correct: str) -> float:
@@ -312,7 +314,7 @@ def test_a_branch_learns():
     features, one = Features(count=60, sizes=(30, 30)), branch()
     found = train(one, features, epochs=60, learning_rate=0.02)
     assert len(found) == 60 and found[-1] < 0.3 * found[0]
-    ((log_probabilities, confidences),) = answers(Cascade([one]), [[features.maps[0]]])
+    ((log_probabilities, confidences),) = predict_log_proba(Cascade([one]), [[features.maps[0]]])
     assert (log_probabilities.argmax(1) == features.labels.numpy()).mean() > 0.95 and confidences.mean() > 0.8
 
 
@@ -359,7 +361,7 @@ def test_drawing_by_weights_leaves_losses_as_they_are():
 
 
 def test_mean_and_most_have_the_gradients_of_autograd():
-    together = load("heads", "prototype").MeanAndMost.apply
+    together = load("heads", "prototype").MeanMaxPool.apply
     values = torch.rand(3, 2, 5, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     assert torch.autograd.gradcheck(together, values)
     mean, most = together(values)

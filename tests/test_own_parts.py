@@ -150,20 +150,20 @@ def weights(u, floor):
     return kept / kept.mean()
 """,
     "recipe": """
+from dataclasses import replace
 from calex.recipes import branchwise
 OPTIONS = {"batch_size": 128}
-def train(branch, loader, weights, target, settings, correct, device, label):
-    options = branchwise.OPTIONS | settings | {"epochs": 1}
-    return branchwise.train(branch, loader, weights, target, options, correct, device, label)
+def train(branch, job):
+    return branchwise.train(branch, replace(job, settings=branchwise.OPTIONS | job.settings | {"epochs": 1}))
 """,
     "policy": """
 import numpy as np
 OPTIONS = {"steps": 3}
 RANGES = {"steps": "[1, inf)"}
 def parameters(steps):
-    return [{"cut": step / steps} for step in range(steps + 1)]
-def thresholds(exits, swept, correct, steps):
-    return np.stack([np.full((len(exits.scores), exits.classes), point["cut"]) for point in swept])
+    return {"cut": np.arange(steps + 1) / steps}
+def thresholds(exits, parameters, correct, steps):
+    return np.stack([np.full((len(exits.scores), exits.classes), cut) for cut in parameters["cut"]])
 """,
 }
 NETWORK = """

@@ -27,9 +27,9 @@ PLUGINS = {
         "def survival(validation, train, correct, **_): ...\ndef weights(u, hard): ...\n"
     ),
     "recipes": "from outside_parts._shared import train\nOPTIONS = {'batch_size': 3}\n",
-    "policies": "OPTIONS = {'steps': 2}\ndef parameters(**_): ...\ndef thresholds(exits, swept, correct, steps): ...\n",
+    "policies": "OPTIONS = {'steps': 2}\ndef parameters(**_): ...\ndef thresholds(exits, parameters, correct, steps): ...\n",
 }
-SHARED = "def train(branch, loader, weights, target, settings, correct, device, label): ...\n"
+SHARED = "def train(branch, job): ...\n"
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_the_path_of_python_counts_too(folder: Path, monkeypatch: pytest.MonkeyP
     [
         ("heads", "def bild(): ...", "has no function 'build'; what is named here must have build(channels, height, width, **options)"),
         ("policies", "def parameters(**_): ...", "no function 'thresholds'; what is named here must have parameters(**options) and"),
-        ("recipes", "", "has no function 'train'; what is named here must have train(branch, loader, weights, target, "),
+        ("recipes", "", "has no function 'train'; what is named here must have train(branch, job)"),
         ("recipes", "JOINT = True\ndef train(): ...", "has no function 'build'; what is named here must have build(head, shapes, "),
         ("weightings", "SEQUENTIAL = True", "has no function 'survival' and no 'weights'; what is named here must have survival("),
         ("targets", "x = 1", "has no function 'losses'"),

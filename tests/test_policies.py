@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
 from dataclasses import replace
 from fractions import Fraction
@@ -15,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up_exits import any_exits, exits, random_exits, write
 
-from calex import cascade
-from calex.calibration import folds
-from calex.evaluation import cross_fitted, measure
+from calex import cascade, crossfit
+from calex.evaluation import measure
 from calex.exits import Exits, read
 from calex.plugins import complete, load, options_of
 from calex.steps import calibrate, evaluate
@@ -27,8 +25,8 @@ NAMES = ("global", "budgeted")
 shares = st.builds(Fraction, st.integers(0, 20), st.just(20))
 
 
-def swept(name: str, at: list[Fraction]) -> list[dict[str, float]]:
-    return [{{"global": "quantile", "budgeted": "deeper"}[name]: float(value)} for value in at]
+def swept(name: str, at: list[Fraction]) -> dict[str, np.ndarray]:
+    return {{"global": "quantile", "budgeted": "deeper"}[name]: np.array([float(value) for value in at])}
 
 
 def thresholds(name: str, given_exits: Exits, at: list[Fraction]) -> np.ndarray:
@@ -155,8 +153,11 @@ def test_the_default_sweep_is_as_long_as_that_of_cpm_and_leaves_no_gap_in_cost(n
     policy, cpm = load("policies", name), load("policies", "cpm")
     block = options_of(complete("policies", {"name": name}, "policies.p"))
     at = policy.parameters(**block)
-    assert len(at) == len(cpm.parameters(**options_of(complete("policies", {"name": "cpm"}, "policies.p"))))
-    assert all(min(a.values()) < min(b.values()) for a, b in itertools.pairwise(at))
+    ((values,), (margins,)) = (
+        at.values(),
+        cpm.parameters(**options_of(complete("policies", {"name": "cpm"}, "policies.p"))).values(),
+    )
+    assert len(values) == len(margins) and (np.diff(values) > 0).all()
     many = random_exits(images=5000)
     # Scores of their own for each, crowded at 1, as those of a sure network are: half of them lie above 0.87.
     doubt = np.random.default_rng(0).permuted(np.tile(np.arange(5000) / 5000, (3, 1)), axis=1)
@@ -177,11 +178,11 @@ def test_cross_fitting_through_the_steps(name, tmp_path):
     key = {"dataset": "d", "backbone": "b", "method": "m", "variant": "default", "policy": "p", "seed": 1}
     evaluate.run(argparse.Namespace(exits=paths, thresholds=thresholds_file, settings=chosen, key=key, out=out))
     policy = load("policies", name)
-    at, assigned = policy.parameters(steps=10), folds(val.backbone, 5)
+    at, assigned = policy.parameters(steps=10), crossfit.assign_folds(val.backbone, 5)
     by_fold = np.stack([policy.thresholds(val.of(assigned != f), at, "label", steps=10) for f in range(5)])
     points = pl.read_parquet(out)
     for split, rows in {
-        "val": measure(read(paths, "val", "confidence"), cross_fitted(val, assigned, by_fold)),
+        "val": measure(read(paths, "val", "confidence"), crossfit.leave(val, assigned, by_fold)),
         "test": measure(read(paths, "test", "confidence"), cascade.leave(test, policy.thresholds(val, at, "label", steps=10))),
     }.items():
         assert points.filter(split=split).select(rows.columns).equals(rows)

@@ -9,8 +9,9 @@ import torch
 from joint_cascades import CLASSES, IMAGES, SHAPES, build, everything, learners, train, write_store
 
 from calex import plugins
-from calex.branches import Classifier, answers
+from calex.branches import Classifier, predict_log_proba
 from calex.features.loader import Loader
+from calex.fitting import TrainingJob
 from calex.recipes.boostnet import Boosted
 
 
@@ -34,7 +35,7 @@ def sums_by_loops(cascade: Boosted, taps: list[torch.Tensor], boost: float) -> l
 def test_exits_answer_the_running_sum(store, head, boost):
     cascade, taps = build("boostnet", head, boost=boost).eval(), everything(store).taps
     expected = sums_by_loops(cascade, taps, boost)
-    for n, (log_probabilities, confidence) in enumerate(answers(cascade, [taps])):
+    for n, (log_probabilities, confidence) in enumerate(predict_log_proba(cascade, [taps])):
         assert confidence is None
         for i in range(IMAGES):
             whole = sum(math.exp(value) for value in expected[n][i])
@@ -71,7 +72,9 @@ def test_without_boost_every_head_learns_alone(store):
     for k, shape in enumerate(SHAPES):
         torch.manual_seed(k + 1)
         alone = Boosted([Classifier(head, shape, CLASSES)], boost=0.0)
-        recipe.train(alone, Loader(store, [k], 16, seed=0), {"name": "labels"}, options, None, 0, torch.device("cpu"), "alone")
+        recipe.train(
+            alone, TrainingJob(Loader(store, [k], 16, seed=0), {"name": "labels"}, options, 0, torch.device("cpu"), "alone")
+        )
         for name, tensor in alone.branches[0].state_dict().items():
             torch.testing.assert_close(cascade.branches[k].state_dict()[name], tensor, rtol=1e-4, atol=1e-5)
 

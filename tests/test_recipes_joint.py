@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from calex import config, exits, recipes
 from calex.__main__ import main
-from calex.branches import answers
+from calex.branches import predict_log_proba
 from calex.cascade import leave
 from calex.errors import CalexError
 from calex.features.store import open_store
@@ -74,7 +74,7 @@ def test_exits_hold_what_the_written_branches_say(cascade, features) -> None:
     for k, branch in enumerate(rebuilt.branches, 1):
         branch.load_state_dict(load_file(folder / f"branch{k}.safetensors"))
     store = open_store(features, "test")
-    for k, (log_probabilities, confidence) in enumerate(answers(rebuilt, [everything(store).taps]), 1):
+    for k, (log_probabilities, confidence) in enumerate(predict_log_proba(rebuilt, [everything(store).taps]), 1):
         with np.load(folder / f"exits{k}.npz") as held:
             assert held["train_prediction"].shape == (2, IMAGES) and held["test_prediction"].shape == (1, 21)
             np.testing.assert_array_equal(held["test_prediction"][0], log_probabilities.argmax(1))

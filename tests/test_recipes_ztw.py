@@ -10,11 +10,11 @@ import torch
 from joint_cascades import CLASSES, IMAGES, SHAPES, build, everything, learners, state, train, write_store
 
 from calex import plugins
-from calex.branches import answers
+from calex.branches import predict_log_proba
 from calex.errors import CalexError
 from calex.features.loader import Loader
-from calex.recipes._fit import rate
-from calex.recipes.ztw import remembered
+from calex.fitting import rate
+from calex.recipes.ztw import cache_logits
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_exits_answer_the_ensemble_of_the_chain(store, name):
         for parameter in branch.ensemble.parameters():
             parameter.data = torch.randn(parameter.shape, generator=draw)
     log_p = [log_softmax(logits) for logits in chain_by_loops(cascade, taps)]
-    for m, (found, confidence) in enumerate(answers(cascade, [taps]), 1):
+    for m, (found, confidence) in enumerate(predict_log_proba(cascade, [taps]), 1):
         assert confidence is None
         mixer = cascade.branches[m - 1].ensemble
         for i in range(IMAGES):
@@ -113,7 +113,7 @@ def test_with_neutral_weights_the_ensemble_is_the_geometric_mean(store):
         torch.nn.init.zeros_(branch.ensemble.weight)
         torch.nn.init.zeros_(branch.ensemble.bias)
     p = np.exp([log_softmax(logits) for logits in chain_by_loops(cascade, taps)])
-    for m, (found, _) in enumerate(answers(cascade, [taps]), 1):
+    for m, (found, _) in enumerate(predict_log_proba(cascade, [taps]), 1):
         mean = np.prod(p[:m], axis=0) ** (1 / m)
         np.testing.assert_allclose(np.exp(found), mean / mean.sum(axis=1, keepdims=True), rtol=1e-4)
 
@@ -133,7 +133,7 @@ def test_both_phases_minimise_the_sum_of_cross_entropies(store):
     batch = next(Loader(store, range(len(SHAPES)), 64, seed=0).epoch(0))
     labels, logits = batch.labels.tolist(), chain_by_loops(cascade, [tap.float() for tap in batch.taps])
     phase_1 = -sum(log_softmax(each)[range(IMAGES), labels].mean() for each in logits)
-    memory = next(remembered(cascade, Loader(store, range(len(SHAPES)), 64, seed=0), 512, 0).epoch(0))
+    memory = next(cache_logits(cascade, Loader(store, range(len(SHAPES)), 64, seed=0), 512, 0).epoch(0))
     phase_2 = 0.0
     for m, branch in enumerate(cascade.branches, 1):
         w, b = branch.ensemble.weight.tolist(), branch.ensemble.bias.tolist()
@@ -143,9 +143,9 @@ def test_both_phases_minimise_the_sum_of_cross_entropies(store):
     assert found == [pytest.approx(phase_1, rel=1e-4), pytest.approx(phase_2, rel=1e-4)]
 
 
-def test_what_is_remembered_is_what_the_branches_say_of_that_view(store):
+def test_what_is_cached_is_what_the_branches_say_of_that_view(store):
     cascade = build("ztw", "prototype")
-    memory = remembered(cascade, Loader(store, range(len(SHAPES)), 16, seed=0), 10, seed=0)
+    memory = cache_logits(cascade, Loader(store, range(len(SHAPES)), 16, seed=0), 10, seed=0)
     assert len(memory) == 4
     for number in range(2):
         seen = list(memory.epoch(number))

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from made_up_exits import any_exits, exits, random_exits, write
 
 from calex import cascade
-from calex.calibration import precision_margin
 from calex.exits import Exits
 from calex.plugins import complete, load, options_of
+from calex.policies.cpm import cpm_thresholds
 from calex.steps import weigh_survivors
-from calex.survivors import effective_sample_size, stay, survival, weights
+from calex.weightings import effective_sample_size
+from calex.weightings.survivors import staying_probability, survival_probability, weights
 
 INF = math.inf
 grid = st.integers(0, 5).map(lambda i: np.float32(i / 5))
@@ -38,37 +39,37 @@ def stay_by_hand(score: float, threshold: float, sharpness: float) -> float:
 def test_the_chance_to_stay_equals_plain_loops(pairs, sharpness):
     scores, thresholds = np.array([s for s, _ in pairs]), np.array([t for _, t in pairs])
     expected = [stay_by_hand(float(s), t, sharpness) for s, t in pairs]
-    np.testing.assert_allclose(stay(scores, thresholds, sharpness), expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(staying_probability(scores, thresholds, sharpness), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_the_chance_to_stay_by_hand():
     at = np.array([0.5, 0.6, 0.4], np.float64)
     # σ(0) = 1/2; one sharpness above the threshold 1 − σ(1) = 1/(1 + e) = 0.26894; one below 1 − σ(−1) = 0.73106.
-    np.testing.assert_allclose(stay(at, np.full(3, 0.5), 0.1), [0.5, 0.2689414, 0.7310586], atol=1e-7)
+    np.testing.assert_allclose(staying_probability(at, np.full(3, 0.5), 0.1), [0.5, 0.2689414, 0.7310586], atol=1e-7)
 
 
 @pytest.mark.parametrize("distance", [1.0, 10.0, 30.0, 50.0, 500.0])
 def test_small_chances_keep_their_ratio(distance):
     """Survival is carried unclipped: of images that all leave almost surely, the least sure one still counts most."""
-    found = stay(np.array([distance]), np.array([0.0]), 1.0)[0]
+    found = staying_probability(np.array([distance]), np.array([0.0]), 1.0)[0]
     assert found == pytest.approx(1 / (1 + math.exp(distance)), rel=1e-9, abs=0)
 
 
 def test_no_distance_is_too_far():
     far = np.array([0.0, 1.0])
     with np.errstate(invalid="raise", divide="raise"):
-        np.testing.assert_array_equal(stay(far, np.array([1.0, 0.0]), 1e-6), [1.0, 0.0])
-        np.testing.assert_array_equal(stay(far, np.array([INF, -INF]), 1e-6), [1.0, 0.0])
+        np.testing.assert_array_equal(staying_probability(far, np.array([1.0, 0.0]), 1e-6), [1.0, 0.0])
+        np.testing.assert_array_equal(staying_probability(far, np.array([INF, -INF]), 1e-6), [1.0, 0.0])
 
 
 def test_a_negative_sharpness_has_no_meaning():
     with pytest.raises(ValueError, match="sharpness"):
-        stay(np.zeros(1), np.zeros(1), -0.1)
+        staying_probability(np.zeros(1), np.zeros(1), -0.1)
 
 
 def test_a_softer_cut_moves_every_chance_towards_a_half():
     scores = np.linspace(0, 1, 11)
-    distance = np.array([np.abs(stay(scores, np.full(11, 0.45), b) - 0.5) for b in (0.01, 0.05, 0.2, 1.0, 10.0)])
+    distance = np.array([np.abs(staying_probability(scores, np.full(11, 0.45), b) - 0.5) for b in (0.01, 0.05, 0.2, 1.0, 10.0)])
     assert (np.diff(distance, axis=0) < 0).all()
 
 
@@ -90,7 +91,7 @@ def test_survival_is_the_product_over_branches(drawn, sharpness):
             threshold = thresholds[k, given_exits.predictions[k, i]]
             u *= stay_by_hand(float(given_exits.scores[k, i]), threshold, sharpness)
         expected.append(u)
-    found = survival(given_exits.scores, given_exits.predictions, thresholds, sharpness)
+    found = survival_probability(given_exits.scores, given_exits.predictions, thresholds, sharpness)
     np.testing.assert_allclose(found, expected, rtol=1e-7, atol=1e-12)
 
 
@@ -98,7 +99,7 @@ def test_survival_is_the_product_over_branches(drawn, sharpness):
 def test_sharpness_zero_is_exactly_who_is_left_in_the_cascade(drawn):
     given_exits, thresholds = drawn
     left = cascade.leave(given_exits, thresholds[None])[0] == len(given_exits.scores)
-    u = survival(given_exits.scores, given_exits.predictions, thresholds, 0.0)
+    u = survival_probability(given_exits.scores, given_exits.predictions, thresholds, 0.0)
     np.testing.assert_array_equal(u, left.astype(float))
     if left.any():
         np.testing.assert_allclose(weights(u, 0.0), left / left.mean())
@@ -107,21 +108,21 @@ def test_sharpness_zero_is_exactly_who_is_left_in_the_cascade(drawn):
 @given(exits_and_thresholds())
 def test_sharpness_infinity_weighs_all_the_same(drawn):
     given_exits, thresholds = drawn
-    u = survival(given_exits.scores, given_exits.predictions, thresholds, INF)
+    u = survival_probability(given_exits.scores, given_exits.predictions, thresholds, INF)
     np.testing.assert_array_equal(weights(u, 0.0), np.ones(len(given_exits.labels)))
 
 
 def test_before_the_first_branch_everybody_survives():
-    nobody = survival(np.empty((0, 4)), np.empty((0, 4), np.int64), np.empty((0, 3)), 0.1)
+    nobody = survival_probability(np.empty((0, 4)), np.empty((0, 4), np.int64), np.empty((0, 3)), 0.1)
     np.testing.assert_array_equal(nobody, np.ones(4))
 
 
 def test_a_threshold_of_infinity_changes_nothing_and_minus_infinity_everything():
     given_exits = random_exits(images=50, classes=3, branches=2)
     thresholds = np.full((2, 3), 0.5)
-    base = survival(given_exits.scores[:1], given_exits.predictions[:1], thresholds[:1], 0.2)
+    base = survival_probability(given_exits.scores[:1], given_exits.predictions[:1], thresholds[:1], 0.2)
     thresholds[1] = [INF, -INF, INF]
-    u = survival(given_exits.scores, given_exits.predictions, thresholds, 0.2)
+    u = survival_probability(given_exits.scores, given_exits.predictions, thresholds, 0.2)
     leaves = given_exits.predictions[1] == 1
     np.testing.assert_array_equal(u[~leaves], base[~leaves])
     np.testing.assert_array_equal(u[leaves], 0)
@@ -172,7 +173,7 @@ def test_the_weighting_calibrates_on_validation_and_weighs_training_images():
     validation, train = random_exits(0, images=200), random_exits(1, images=300)
     options = options_of(weighting(train_margin=0.25, sharpness=0.2, min_support=7))
     found = load("weightings", "survivors").survival(validation, train, "label", **options)
-    thresholds = precision_margin(validation, np.array([0.25]), "label", "survivors", 7)[0]
+    thresholds = cpm_thresholds(validation, np.array([0.25]), "label", "survivors", 7)[0]
     expected = [
         math.prod(
             stay_by_hand(float(s[i]), t[p[i]], 0.2) for s, p, t in zip(train.scores, train.predictions, thresholds, strict=True)

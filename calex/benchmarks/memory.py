@@ -21,6 +21,7 @@ from calex.branches import Branch
 from calex.features.layout import amount
 from calex.features.loader import Batch, Loader
 from calex.features.store import open_store
+from calex.fitting import TrainingJob
 from calex.recipes import branchwise
 
 IMAGES = (262_144, 1_048_576)  # 2.2 and 8.6 GB
@@ -74,8 +75,7 @@ def peak(folder: Path, threads: int, device: str) -> float:
         store = open_store(folder, "train")
         loader = Loader(store, [0], BATCH, seed=0, device=device, memory_budget=0)
         branch = Branch(HEAD, TAP, CLASSES, shared_core=False)
-        weights = np.ones((1, store.layout.images))
-        branchwise.train(branch, Thinned(loader), weights, TARGET, RECIPE, "label", torch.device(device), "branch 1")
+        branchwise.train(branch, TrainingJob(Thinned(loader), TARGET, RECIPE, 0, torch.device(device), "branch 1"))
     finally:
         done.set()
         watcher.join()

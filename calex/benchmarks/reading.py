@@ -14,6 +14,7 @@ from calex.branches import Branch
 from calex.features.layout import amount
 from calex.features.loader import Loader
 from calex.features.store import Store
+from calex.fitting import TrainingJob
 from calex.recipes import branchwise
 
 IMAGES = 65_536  # 0.54 GB
@@ -82,6 +83,5 @@ def epoch(loader: Loader, bench: Bench) -> None:
     """One epoch of a fresh branch, as `train-branch` trains it."""
     torch.manual_seed(0)
     branch = Branch(HEAD, TAP, CLASSES, shared_core=False)
-    weights = np.ones((1, loader.store.layout.images))
     recipe = RECIPE | {"batch_size": loader.batch_size}
-    branchwise.train(branch, loader, weights, TARGET, recipe, "label", bench.device, "branch 1")
+    branchwise.train(branch, TrainingJob(loader, TARGET, recipe, 0, bench.device, "branch 1"))

@@ -15,6 +15,7 @@ from calex.branches import Branch
 from calex.features.layout import Layout
 from calex.features.loader import Batch, Loader
 from calex.features.store import open_store
+from calex.fitting import TrainingJob
 from calex.heads import prototype
 from calex.precision import autocast
 from calex.recipes import branchwise
@@ -81,5 +82,4 @@ def epoch(loader: Loader | Recomputing, layout: Layout, k: int, device: torch.de
     """One epoch of a fresh branch k, as `train-branch` trains it."""
     torch.manual_seed(0)
     branch = Branch(HEAD, layout.taps[k], CLASSES, shared_core=False)
-    weights = np.ones((1, layout.images))
-    branchwise.train(branch, loader, weights, TARGET, RECIPE, "label", device, f"branch {k + 1}")
+    branchwise.train(branch, TrainingJob(loader, TARGET, RECIPE, 0, device, f"branch {k + 1}"))

@@ -98,7 +98,7 @@ class Loader:
         """Every image once, shuffled; the same for the same (seed, number).
 
         With weights (V, N) as many images are drawn in proportion to them: one of weight w comes w times, rounded
-        down or up by chance (`drawn`).
+        down or up by chance (`systematic_resample`).
         """
         rng = np.random.default_rng([self.seed, number])
         layout = self.store.layout
@@ -106,7 +106,7 @@ class Loader:
             position = rng.permutation(layout.images)
             if weights is not None:
                 shown = weights[(number + np.arange(layout.images) // layout.rows) % layout.views, np.arange(layout.images)]
-                position = rng.permutation(np.repeat(np.arange(layout.images), next(drawn([shown], rng))))
+                position = rng.permutation(np.repeat(np.arange(layout.images), next(systematic_resample([shown], rng))))
             view = (number + position // layout.rows) % layout.views
             yield from self._draw([self.resident], [view * layout.images + position], self.drop_last)
             return
@@ -116,7 +116,7 @@ class Loader:
             orders = (rng.permutation(size) for size in sizes)
         else:
             pools = [np.concatenate([weights[view, slice(*layout.bounds(n))] for view, n in group]) for group in groups]
-            counts = drawn(pools, np.random.default_rng([self.seed, number, 1]))
+            counts = systematic_resample(pools, np.random.default_rng([self.seed, number, 1]))
             orders = (rng.permutation(np.repeat(np.arange(size), each)) for size, each in zip(sizes, counts, strict=True))
         yield from self._stream(groups, orders, self.drop_last)
 
@@ -141,7 +141,7 @@ class Loader:
     def _stream(self, groups: list[list[tuple[int, int]]], orders: Iterable[np.ndarray], drop_last: bool) -> Iterator[Batch]:
         # Kept from epoch to epoch: fresh memory costs more to touch than a chunk does to read.
         slots = self.spare.pop() if self.spare else [self._buffers(len(groups[0])) for _ in range(POOLS)]
-        pools = ahead(self._read(group, slot) for group, slot in zip(groups, itertools.cycle(slots), strict=False))
+        pools = prefetch(self._read(group, slot) for group, slot in zip(groups, itertools.cycle(slots), strict=False))
         try:
             yield from self._draw(pools, orders, drop_last)
         finally:
@@ -240,8 +240,10 @@ class OnDevice:
             torch.index_select(part, 0, chosen, out=room)
 
 
-def drawn(weights: Iterable[np.ndarray], rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """How often each image of each pool comes in an epoch that draws by weights.
+def systematic_resample(weights: Iterable[np.ndarray], rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Count how often each image of each pool comes in an epoch that draws by weights.
+
+    These are whole numbers whose sum over all pools is the number of images, each the weight (of mean 1) rounded down or up.
 
     Whole numbers whose sum over all pools is the number of images, each the weight (of mean 1) rounded down or up.
     One random start and equal steps along the cumulated weights (systematic resampling): its counts vary as little as
@@ -266,7 +268,7 @@ def rows_of(store: Store, chunk: int) -> int:
     return stop - start
 
 
-def ahead(items: Iterator[Pool]) -> Generator[Pool]:
+def prefetch(items: Iterator[Pool]) -> Generator[Pool]:
     """Run an iterator in a thread, up to POOLS - 1 items ahead; its errors come out here."""
     ready: queue.Queue[Pool | BaseException | None] = queue.Queue(POOLS - 2)
     stopped = threading.Event()

@@ -35,11 +35,11 @@ class PrototypePooling(nn.Module):
         self.width = 2 * prototypes + channels
 
     def forward(self, feature_map: torch.Tensor) -> torch.Tensor:
-        return together([self], feature_map)[0]
+        return forward_fused([self], feature_map)[0]
 
 
-def together(cores: Sequence[PrototypePooling], feature_map: torch.Tensor) -> list[torch.Tensor]:
-    """Cores of one kind over one map, each as if it ran by itself: the normalisation, which is the same, is done once."""
+def forward_fused(cores: Sequence[PrototypePooling], feature_map: torch.Tensor) -> list[torch.Tensor]:
+    """Run cores of one kind over one map, each as if it ran by itself; the normalisation, which is the same, is done once."""
     first, *others = cores
     normal = first.norm(feature_map)
     for other in others if first.training else ():
@@ -48,12 +48,12 @@ def together(cores: Sequence[PrototypePooling], feature_map: torch.Tensor) -> li
     bias = torch.cat([core.prototypes.bias for core in cores])  # type: ignore[misc]
     affinity = F.conv2d(normal, weight / first.temperature, bias / first.temperature).unflatten(1, (len(cores), -1))
     share = affinity.softmax(dim=2) if first.assignment == "softmax" else affinity.relu()
-    mean, most = MeanAndMost.apply(share.flatten(3))
+    mean, maximum = MeanMaxPool.apply(share.flatten(3))
     average = normal.mean((2, 3))
-    return [torch.cat((mean[:, n], most[:, n], average), dim=1) for n in range(len(cores))]
+    return [torch.cat((mean[:, n], maximum[:, n], average), dim=1) for n in range(len(cores))]
 
 
-class MeanAndMost(torch.autograd.Function):
+class MeanMaxPool(torch.autograd.Function):
     """The mean and the maximum over the last axis, with both gradients written in one pass.
 
     Apart, as autograd does it, they cost more than the rest of the head. Every place that holds the maximum gets the
@@ -62,16 +62,16 @@ class MeanAndMost(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        most = values.amax(-1)
-        context.save_for_backward(values, most)
-        return values.mean(-1), most
+        maximum = values.amax(-1)
+        context.save_for_backward(values, maximum)
+        return values.mean(-1), maximum
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        values, most = context.saved_tensors
-        of_mean, of_most = gradients
+        values, maximum = context.saved_tensors
+        of_mean, of_maximum = gradients
         everywhere = (of_mean / values.shape[-1]).unsqueeze(-1)
-        return torch.where(values == most.unsqueeze(-1), everywhere + of_most.unsqueeze(-1), everywhere)
+        return torch.where(values == maximum.unsqueeze(-1), everywhere + of_maximum.unsqueeze(-1), everywhere)
 
 
 def build(channels: int, height: int, width: int, **options: object) -> nn.Module:

@@ -25,9 +25,9 @@ class MixedPooling(nn.Module):
         self.width = channels * cells[0] * cells[1]
 
     def forward(self, feature_map: torch.Tensor) -> torch.Tensor:
-        seen = self.convolution(feature_map).relu()
-        most, mean = F.adaptive_max_pool2d(seen, self.cells), F.adaptive_avg_pool2d(seen, self.cells)
-        return (self.alpha * most + (1 - self.alpha) * mean).flatten(1)
+        activation = self.convolution(feature_map).relu()
+        maximum, mean = F.adaptive_max_pool2d(activation, self.cells), F.adaptive_avg_pool2d(activation, self.cells)
+        return (self.alpha * maximum + (1 - self.alpha) * mean).flatten(1)
 
 
 def build(channels: int, height: int, width: int, pool: int) -> nn.Module:

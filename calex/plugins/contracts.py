@@ -22,9 +22,8 @@ if TYPE_CHECKING:
 
     from calex.benchmarks import Bench, Row
     from calex.branches import Branch, Cascade
-    from calex.cost import Costs
     from calex.exits import Exits
-    from calex.features.loader import Loader
+    from calex.fitting import TrainingJob
     from calex.images import Images
 
 
@@ -38,7 +37,7 @@ class DatasetSource(Protocol):
 class Head(Protocol):
     """What a branch makes of a feature map.
 
-    A head may also have `together(cores, feature_map)`, if it can run several of its modules over one map faster
+    A head may also have `forward_fused(cores, feature_map)`, if it can run several of its modules over one map faster
     than one by one.
     """
 
@@ -70,10 +69,10 @@ class SequentialWeighting(Protocol):
 class Policy(Protocol):
     """From exits of validation images to thresholds, for a sweep of operating points."""
 
-    def parameters(self, **options: Any) -> list[dict[str, float]]:
-        """Return the P operating points, cheapest first, each a dictionary of numbers."""
+    def parameters(self, **options: Any) -> dict[str, np.ndarray]:
+        """Return what is swept over P operating points, cheapest first: {name: (P,) float64}."""
 
-    def thresholds(self, exits: Exits, parameters: list[dict[str, float]], correct: str, **options: Any) -> np.ndarray:
+    def thresholds(self, exits: Exits, parameters: dict[str, np.ndarray], correct: str, **options: Any) -> np.ndarray:
         """(P, K, C) float64: an image leaves at branch k if its score there is at least that of the class it answers.
 
         −∞ lets every image go, +∞ none.
@@ -81,20 +80,10 @@ class Policy(Protocol):
 
 
 class Recipe(Protocol):
-    """How one branch trains; branches train one a job. Every recipe has an option `batch_size`."""
+    """How one branch trains; branches train one a job."""
 
-    def train(
-        self,
-        branch: Branch,
-        loader: Loader,
-        weights: np.ndarray,
-        target: dict[str, Any],
-        settings: dict[str, Any],
-        correct: str,
-        device: torch.device,
-        label: str,
-    ) -> list[float]:
-        """Return the mean loss of each epoch. weights: (V, N) with mean 1. settings: the recipe's options."""
+    def train(self, branch: Branch, job: TrainingJob) -> list[float]:
+        """Return the mean loss of each epoch."""
 
 
 class JointRecipe(Protocol):
@@ -111,18 +100,8 @@ class JointRecipe(Protocol):
     ) -> Cascade:
         """Return the cascade, over taps of these shapes (C, H, W)."""
 
-    def train(
-        self,
-        cascade: Cascade,
-        loader: Loader,
-        target: dict[str, Any],
-        settings: dict[str, Any],
-        costs: Costs,
-        seed: int,
-        device: torch.device,
-        label: str,
-    ) -> list[float]:
-        """Return the mean loss of each epoch. The loader reads all taps aligned."""
+    def train(self, cascade: Cascade, job: TrainingJob) -> list[float]:
+        """Return the mean loss of each epoch. The job's loader reads all taps aligned."""
 
 
 class Benchmark(Protocol):

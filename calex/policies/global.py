@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from calex.calibration import GO, STAY
+from calex.cascade import ALWAYS, NEVER
 from calex.exits import Exits
 
 # steps: into how many equal parts the pooled validation scores are cut; steps + 1 operating points.
@@ -16,26 +16,22 @@ RANGES = {"steps": "[1, inf)"}
 REMEDY = "or choose another score: the branches give few different values of this one"
 
 
-def parameters(steps: int, **_: Any) -> list[dict[str, float]]:
-    """The operating points, cheapest first: at which quantile of all branches' validation scores the threshold lies.
+def parameters(steps: int, **_: Any) -> dict[str, np.ndarray]:
+    """Sweep the quantile of all branches' validation scores at which the threshold lies: {"quantile": (P,) float64}.
 
-    Quantiles and not thresholds, so that the sweep is even however the scores crowd: a network that is sure of
+    Cheapest first. Quantiles and not thresholds, so that the sweep is even however the scores crowd: a network that is sure of
     itself puts most of them above 0.99.
     """
-    return [{"quantile": round(float(quantile), 9)} for quantile in np.arange(steps + 1) / steps]
+    return {"quantile": (np.arange(steps + 1) / steps).round(9)}
 
 
-def thresholds(exits: Exits, swept: list[dict[str, float]], correct: str, **_: Any) -> np.ndarray:
-    """(P, K, C) float64 from validation exits: the score below which that share of all K·N scores lies.
+def thresholds(exits: Exits, parameters: dict[str, np.ndarray], correct: str, **_: Any) -> np.ndarray:
+    """Find the score below which each quantile of all K·N validation scores lies: (P, K, C) float64.
 
-    Quantile 0 is −∞ (everything leaves at branch 1) and 1 is +∞ (nothing leaves). Labels play no part.
+    Quantile 0 is −∞ (everything leaves at the first branch) and 1 is +∞ (nothing leaves). Labels play no part.
     """
-    pooled = np.sort(exits.scores, axis=None).astype(np.float64)
-    found = np.full(len(swept), STAY)
-    for p, point in enumerate(swept):
-        below = int(point["quantile"] * len(pooled) + 1e-9)
-        if point["quantile"] <= 0:
-            found[p] = GO
-        elif below < len(pooled):
-            found[p] = pooled[below]
-    return np.broadcast_to(found[:, None, None], (len(swept), len(exits.scores), exits.classes)).copy()
+    quantiles = parameters["quantile"]
+    pooled = np.append(np.sort(exits.scores, axis=None).astype(np.float64), NEVER)
+    below = np.minimum((quantiles * (len(pooled) - 1) + 1e-9).astype(np.int64), len(pooled) - 1)
+    cuts = np.where(quantiles <= 0, ALWAYS, pooled[below])
+    return np.broadcast_to(cuts[:, None, None], (len(cuts), len(exits.scores), exits.classes)).copy()

@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from calex.branches import Answer, Cascade, Classifier, seeded
-from calex.cost import Costs
-from calex.recipes._fit import Epochs, fit, summed
+from calex.branches import BranchOutput, Cascade, Classifier, seeded
+from calex.fitting import TrainingJob, fit
 
 JOINT = True
 SCORES = ["max_softmax", "margin", "entropy"]
@@ -44,13 +43,14 @@ class Boosted(Cascade):
         super().__init__(branches)
         self.boost = boost
 
-    def forward(self, taps: Sequence[torch.Tensor]) -> list[Answer]:
-        """F_n of each exit; gradients reach f_n and stop there."""
-        said: list[Answer] = []
+    def forward(self, taps: Sequence[torch.Tensor]) -> list[BranchOutput]:
+        """Compute F_n of each exit; gradients reach f_n and stop there."""
+        outputs: list[BranchOutput] = []
         for branch, tap in zip(self.branches, taps, strict=True):
             logits = branch.classify(tap)  # type: ignore[operator]
-            said.append((logits + self.boost * said[-1][0].detach() if said else logits, None))
-        return said
+            boosted = logits + self.boost * outputs[-1].logits.detach() if outputs else logits
+            outputs.append(BranchOutput(boosted, None))
+        return outputs
 
 
 def build(
@@ -61,25 +61,17 @@ def build(
     settings: dict[str, Any],
     seed: int,
 ) -> Boosted:
-    """Untrained branches, one a tap of shape (C, H, W), each with random numbers of its own."""
-    return Boosted([Classifier(head, shapes[k - 1], classes) for k in seeded(seed, len(shapes))], settings["boost"])
+    """Build untrained branches, one for each tap of shape (C, H, W), each from a seed of its own."""
+    return Boosted([Classifier(head, shapes[branch], classes) for branch in seeded(seed, len(shapes))], settings["boost"])
 
 
-def train(
-    cascade: Boosted,
-    loader: Epochs,
-    target: dict[str, Any],
-    settings: dict[str, Any],
-    costs: Costs,
-    seed: int,
-    device: torch.device,
-    label: str,
-) -> list[float]:
-    """Minimise Σ_n of the target's loss of f_n + stopgrad(t·F_{n−1}), over all branches at once."""
-    loss_of = summed(target)
-    cascade.to(device).train()
+def train(cascade: Boosted, job: TrainingJob) -> list[float]:
+    """Minimise Σ_n of the target's loss of f_n + stopgrad(t·F_{n−1}), over all branches at once; gives each epoch's mean loss."""
+    summed_loss = job.summed_loss()
+    cascade.to(job.device).train()
 
     def loss(batch: Any) -> torch.Tensor:
-        return loss_of([logits for logits, _ in cascade([tap.float() for tap in batch.taps])], batch)
+        return summed_loss([output.logits for output in cascade([tap.float() for tap in batch.taps])], batch)
 
-    return fit(cascade.parameters(), loader, loss, label, **{key: settings[key] for key in settings if key != "boost"})
+    options = {key: value for key, value in job.settings.items() if key != "boost"}
+    return fit(cascade.parameters(), job.loader, loss, job.label, **options)

@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from calex import plugins
 from calex.branches import Branch
 from calex.features.loader import Batch
-from calex.recipes._fit import Epochs, fit
+from calex.fitting import TrainingJob, fit
 
 JOINT = False
 
@@ -25,48 +24,33 @@ CHOICES = {"importance": ["weigh", "draw"]}
 RANGES = {"epochs": "[1, inf)", "batch_size": "[2, inf)", "learning_rate": "(0, inf)", "weight_decay": "[0, inf)"}
 
 
-def train(
-    branch: Branch,
-    loader: Epochs,
-    weights: np.ndarray,
-    target: dict[str, Any],
-    settings: dict[str, Any],
-    correct: str,
-    device: torch.device,
-    label: str,
-) -> list[float]:
-    """Minimise the batch mean of w·(target loss + confidence loss); returns each epoch's mean loss.
+def train(branch: Branch, job: TrainingJob) -> list[float]:
+    """Minimise the batch mean of w·(target loss + confidence loss); gives each epoch's mean loss.
 
-    weights: (V, N) with mean 1, aligned with the store's rows. The confidence head learns by binary cross-entropy
-    whether the classifier's answer is `correct` (equal to the label, or to the backbone's answer).
+    The confidence head learns by binary cross-entropy whether the classifier's answer is `job.correct`.
     """
-    loss_of = plugins.load("targets", target["name"]).losses
-    options = plugins.options_of(target)
-    branch.to(device).train()
-    draw = settings["importance"] == "draw"
-    importance = torch.from_numpy(np.ones_like(weights, np.float32) if draw else weights.astype(np.float32)).to(device)
+    target_losses = job.target_losses()
+    branch.to(job.device).train()
+    loader, weights = job.loader, None
+    if job.weights is not None and job.settings["importance"] == "draw":
+        loader = WeightedSampler(loader, job.weights)
+    elif job.weights is not None:
+        weights = torch.from_numpy(job.weights.astype(np.float32)).to(job.device)
 
     def loss(batch: Any) -> torch.Tensor:
         logits, confidence = branch(batch.taps[0].float())
-        truth = batch.labels if correct == "label" else batch.log_softmax.argmax(1)
-        right = (logits.detach().argmax(1) == truth).float()
-        each = loss_of(logits, batch.log_softmax, batch.labels, **options)
-        each = each + F.binary_cross_entropy_with_logits(confidence, right, reduction="none")
-        return (importance[batch.view, batch.position] * each).mean()
+        truth = batch.labels if job.correct == "label" else batch.log_softmax.argmax(1)
+        correct = (logits.detach().argmax(1) == truth).float()
+        losses = target_losses(logits, batch)
+        losses = losses + F.binary_cross_entropy_with_logits(confidence, correct, reduction="none")
+        return (losses if weights is None else weights[batch.view, batch.position] * losses).mean()
 
-    shown = Drawn(loader, weights) if draw else loader
-    return fit(
-        branch.parameters(),
-        shown,
-        loss,
-        label,
-        schedule="cosine",
-        **{key: settings[key] for key in settings if key != "importance"},
-    )
+    options = {key: value for key, value in job.settings.items() if key != "importance"}
+    return fit(branch.parameters(), loader, loss, job.label, schedule="cosine", **options)
 
 
-class Drawn:
-    """Epochs in which images come as often as their weights say."""
+class WeightedSampler:
+    """Epochs in which images come as often as their weights (V, N) say."""
 
     def __init__(self, loader: Any, weights: np.ndarray) -> None:
         self.loader, self.weights = loader, weights

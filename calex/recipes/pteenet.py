@@ -13,9 +13,8 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from calex.branches import Branch, Cascade, seeded
-from calex.cost import Costs
+from calex.fitting import TrainingJob, fit
 from calex.recipes import check_target
-from calex.recipes._fit import Epochs, fit
 
 JOINT = True
 TARGETS = ["argmax", "labels"]
@@ -49,8 +48,8 @@ def build(
     settings: dict[str, Any],
     seed: int,
 ) -> Cascade:
-    """Untrained branches, one a tap of shape (C, H, W), each with random numbers of its own."""
-    return Cascade(Branch(head, shapes[k - 1], classes, shared_core) for k in seeded(seed, len(shapes)))
+    """Build untrained branches, one for each tap of shape (C, H, W), each from a seed of its own."""
+    return Cascade(Branch(head, shapes[branch], classes, shared_core) for branch in seeded(seed, len(shapes)))
 
 
 def losses(
@@ -61,43 +60,49 @@ def losses(
     version: str,
     cost_weight: float,
 ) -> torch.Tensor:
-    """(B,): the loss of each image.
+    """Compute the loss of each image, (B,) float32, by the paper's recursion from the deepest branch to the shallowest.
 
-    log_p: (K, B) log p_k of the target class. confidence: (K, B), the logits of h_k. log_backbone: (B,) log p of
-    the target class. cost: (K,) c_k. In logarithms, because h soon is 0 or 1 to float32 and log(1 − h) would be −∞.
+    In logarithms, because h soon is 0 or 1 to float32 and log(1 − h) would be −∞.
+
+    Parameters
+    ----------
+    log_p : (K, B)
+        log p_k of the target class.
+    confidence : (K, B)
+        The logits of h_k.
+    log_backbone : (B,)
+        The backbone's log-probability of the target class.
+    cost : (K,)
+        c_k, as a share of the backbone.
+    version : {"v1", "v2"}
+        The loss of the first branch's mixture, or the mean over all branches'.
+    cost_weight : float
+        λ.
     """
-    stay, go = logsigmoid(-confidence), logsigmoid(confidence)
-    log_mixture, paid, at = log_backbone, torch.ones_like(log_backbone), []
+    log_stay, log_leave = logsigmoid(-confidence), logsigmoid(confidence)
+    log_mixture, paid, by_branch = log_backbone, torch.ones_like(log_backbone), []
     for k in reversed(range(len(log_p))):
-        log_mixture = torch.logaddexp(go[k] + log_p[k], stay[k] + log_mixture)
-        paid = go[k].exp() * cost[k] + stay[k].exp() * paid
-        at.append(cost_weight * paid - log_mixture)
-    return at[-1] if version == "v1" else torch.stack(at).mean(0)
+        log_mixture = torch.logaddexp(log_leave[k] + log_p[k], log_stay[k] + log_mixture)
+        paid = log_leave[k].exp() * cost[k] + log_stay[k].exp() * paid
+        by_branch.append(cost_weight * paid - log_mixture)
+    return by_branch[-1] if version == "v1" else torch.stack(by_branch).mean(0)
 
 
-def train(
-    cascade: Cascade,
-    loader: Epochs,
-    target: dict[str, Any],
-    settings: dict[str, Any],
-    costs: Costs,
-    seed: int,
-    device: torch.device,
-    label: str,
-) -> list[float]:
-    """Minimise the batch mean of `losses`; returns each epoch's mean loss."""
-    check_target("pteenet", target["name"], "target")
-    shares = torch.tensor(costs.by_exit_alone() / costs.backbone, dtype=torch.float32, device=device)
-    cascade.to(device).train()
-    options = dict(settings)
+def train(cascade: Cascade, job: TrainingJob) -> list[float]:
+    """Minimise the batch mean of `losses`; gives each epoch's mean loss."""
+    check_target("pteenet", job.target["name"], "target")
+    assert job.costs is not None
+    shares = torch.tensor(job.costs.by_exit_alone() / job.costs.backbone, dtype=torch.float32, device=job.device)
+    cascade.to(job.device).train()
+    options = dict(job.settings)
     version, cost_weight = options.pop("version"), options.pop("cost_weight")
 
     def loss(batch: Any) -> torch.Tensor:
-        said = cascade([tap.float() for tap in batch.taps])
-        truth = (batch.labels if target["name"] == "labels" else batch.log_softmax.argmax(1))[:, None]
-        log_p = torch.stack([logits.log_softmax(1).gather(1, truth).squeeze(1) for logits, _ in said])
-        confidence = torch.stack([logit for _, logit in said])
+        outputs = cascade([tap.float() for tap in batch.taps])
+        truth = (batch.labels if job.target["name"] == "labels" else batch.log_softmax.argmax(1))[:, None]
+        log_p = torch.stack([output.logits.log_softmax(1).gather(1, truth).squeeze(1) for output in outputs])
+        confidence = torch.stack([output.confidence for output in outputs])
         log_backbone = batch.log_softmax.gather(1, truth).squeeze(1)
         return losses(log_p, confidence, log_backbone, shares, version, cost_weight).mean()
 
-    return fit(cascade.parameters(), loader, loss, label, **options)
+    return fit(cascade.parameters(), job.loader, loss, job.label, **options)

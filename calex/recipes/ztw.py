@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from calex.branches import Answer, Cascade, Classifier, seeded
-from calex.cost import Costs
+from calex.branches import BranchOutput, Cascade, Classifier, seeded
 from calex.features.loader import Batch, Loader
-from calex.recipes._fit import fit, summed
+from calex.fitting import TrainingJob, fit
 
 JOINT = True
 SCORES = ["max_softmax", "margin", "entropy"]
@@ -59,15 +58,16 @@ class Ensemble(nn.Module):
         return (self.weight.exp()[:, None] * log_probabilities).mean(1) + self.bias
 
 
-class Link(Classifier):
-    """Branch k of the chain and the ensemble of exit k."""
+class ZTWBranch(Classifier):
+    """A branch that reads the previous one's logits, and the ensemble of its exit."""
 
-    def __init__(self, head: dict[str, Any], shape: tuple[int, int, int], classes: int, k: int) -> None:
-        super().__init__(head, shape, classes, extra=classes if k > 1 else 0)
-        self.ensemble = Ensemble(k, classes)
+    def __init__(self, head: dict[str, Any], shape: tuple[int, int, int], classes: int, branch: int) -> None:
+        """branch: its number, from 0."""
+        super().__init__(head, shape, classes, extra=classes if branch else 0)
+        self.ensemble = Ensemble(branch + 1, classes)
 
 
-class Chain(Cascade):
+class ZTWCascade(Cascade):
     """Exits that answer the ensemble of all branches so far.
 
     What the ensemble itself costs, m·C multiply-adds, is no linear layer and counts as nothing; the reading of the
@@ -75,26 +75,27 @@ class Chain(Cascade):
     """
 
     def logits(self, taps: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        """f_k (B, C) of each branch; gradients stop between branches."""
-        said: list[torch.Tensor] = []
+        """Compute f_k (B, C) of each branch; gradients stop between branches."""
+        logits: list[torch.Tensor] = []
         for branch, tap in zip(self.branches, taps, strict=True):
-            said.append(branch.classify(tap, said[-1].detach() if said else None))  # type: ignore[operator]
-        return said
+            logits.append(branch.classify(tap, logits[-1].detach() if logits else None))  # type: ignore[operator]
+        return logits
 
     def ensembles(self, log_probabilities: torch.Tensor) -> list[torch.Tensor]:
-        """The unnormalised log q_m (B, C) of each exit, from log p_k (B, K, C)."""
+        """Compute the unnormalised log q_m (B, C) of each exit from log p_k (B, K, C)."""
         return [branch.ensemble(log_probabilities[:, : m + 1]) for m, branch in enumerate(self.branches)]  # type: ignore[operator]
 
     def log_probabilities(self, taps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """log p_k, (B, K, C)."""
+        """Compute log p_k, (B, K, C)."""
         return torch.stack(self.logits(taps), 1).log_softmax(2)
 
-    def forward(self, taps: Sequence[torch.Tensor]) -> list[Answer]:
-        return [(logits, None) for logits in self.ensembles(self.log_probabilities(taps))]
+    def forward(self, taps: Sequence[torch.Tensor]) -> list[BranchOutput]:
+        """Compute the output of each exit for a batch of K feature maps (B, C, H, W) float32."""
+        return [BranchOutput(logits, None) for logits in self.ensembles(self.log_probabilities(taps))]
 
 
-class Remembered:
-    """What frozen branches say about every training image and view, in shuffled batches as a loader gives them.
+class CachedLogits:
+    """The outputs of frozen branches for every training image and view, in shuffled batches as a loader gives them.
 
     log_probabilities: (V, N, K, C), as a batch's only tap; log_softmax: (V, N, C); labels: (N,).
     """
@@ -112,25 +113,25 @@ class Remembered:
         order = np.random.default_rng([self.seed, number]).permutation(len(self.labels))
         for position in torch.from_numpy(order).to(self.labels.device).split(self.batch_size):
             view = (number + position) % len(self.log_softmax)
-            said, backbone = self.log_probabilities[view, position], self.log_softmax[view, position]
-            yield Batch([said], backbone, self.labels[position], position, view)
+            log_probabilities, log_softmax = self.log_probabilities[view, position], self.log_softmax[view, position]
+            yield Batch([log_probabilities], log_softmax, self.labels[position], position, view)
 
 
 @torch.no_grad()
-def remembered(cascade: Chain, loader: Loader, batch_size: int, seed: int) -> Remembered:
-    """Ask the frozen branches once: K times the size of the store's log-softmax, in memory."""
+def cache_logits(cascade: ZTWCascade, loader: Loader, batch_size: int, seed: int) -> CachedLogits:
+    """Run the frozen branches once: K times the size of the store's log-softmax, in memory."""
     cascade.eval()
-    said, backbone, labels = [], [], []
+    log_probabilities, log_softmax, labels = [], [], []
     for view in range(loader.store.layout.views):
         batches = [
             (cascade.log_probabilities([tap.float() for tap in batch.taps]), batch.log_softmax, batch.labels)
             for batch in loader.ordered(view)
         ]
-        here = [torch.cat(parts) for parts in zip(*batches, strict=True)]
-        said.append(here[0])
-        backbone.append(here[1])
-        labels.append(here[2])
-    return Remembered(torch.stack(said), torch.stack(backbone), labels[0], batch_size, seed)
+        of_view = [torch.cat(parts) for parts in zip(*batches, strict=True)]
+        log_probabilities.append(of_view[0])
+        log_softmax.append(of_view[1])
+        labels.append(of_view[2])
+    return CachedLogits(torch.stack(log_probabilities), torch.stack(log_softmax), labels[0], batch_size, seed)
 
 
 def build(
@@ -140,33 +141,29 @@ def build(
     shared_core: bool,
     settings: dict[str, Any],
     seed: int,
-) -> Chain:
-    """Untrained branches, one a tap of shape (C, H, W), each with random numbers of its own."""
-    return Chain(Link(head, shapes[k - 1], classes, k) for k in seeded(seed, len(shapes)))
+) -> ZTWCascade:
+    """Build untrained branches, one for each tap of shape (C, H, W), each from a seed of its own."""
+    return ZTWCascade(ZTWBranch(head, shapes[branch], classes, branch) for branch in seeded(seed, len(shapes)))
 
 
-def train(
-    cascade: Chain,
-    loader: Loader,
-    target: dict[str, Any],
-    settings: dict[str, Any],
-    costs: Costs,
-    seed: int,
-    device: torch.device,
-    label: str,
-) -> list[float]:
-    """Minimise the sum over branches of the target's loss, then the same over ensembles; returns both phases' losses."""
-    loss_of = summed(target)
-    cascade.to(device).train()
-    mixed = [parameter for branch in cascade.branches for parameter in branch.ensemble.parameters()]  # type: ignore[union-attr]
-    chained = [parameter for parameter in cascade.parameters() if not any(parameter is other for other in mixed)]
+def train(cascade: ZTWCascade, job: TrainingJob) -> list[float]:
+    """Minimise the sum over branches of the target's loss, then the same over ensembles; gives both phases' losses."""
+    summed_loss, settings = job.summed_loss(), job.settings
+    cascade.to(job.device).train()
+    of_ensembles = [parameter for branch in cascade.branches for parameter in branch.ensemble.parameters()]  # type: ignore[union-attr]
+    of_branches = [parameter for parameter in cascade.parameters() if not any(parameter is other for other in of_ensembles)]
     first = {key: value for key, value in settings.items() if not key.startswith("ensemble_")}
     second = {key: settings[f"ensemble_{key}"] for key in ("epochs", "batch_size", "learning_rate")}
-    history = fit(
-        chained, loader, lambda batch: loss_of(cascade.logits([tap.float() for tap in batch.taps]), batch), label, **first
-    )
-    memory = remembered(cascade, loader, second["batch_size"], 1000 * seed)
+
+    def branches_loss(batch: Batch) -> torch.Tensor:
+        return summed_loss(cascade.logits([tap.float() for tap in batch.taps]), batch)
+
+    def ensembles_loss(batch: Batch) -> torch.Tensor:
+        return summed_loss(cascade.ensembles(batch.taps[0]), batch)
+
+    history = fit(of_branches, job.loader, branches_loss, job.label, **first)
+    cached = cache_logits(cascade, job.loader, second["batch_size"], 1000 * job.seed)
     return history + fit(
-        mixed, memory, lambda batch: loss_of(cascade.ensembles(batch.taps[0]), batch), f"{label}, ensembles",
+        of_ensembles, cached, ensembles_loss, f"{job.label}, ensembles",
         weight_decay=0.0, schedule="constant", prefix="ensemble_", **second,
     )  # fmt: skip

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from calex import devices, exits, images, recipes
-from calex.branches import Cascade, answers
+from calex.branches import Cascade, predict_log_proba
 from calex.errors import CalexError
+from calex.exits import BranchPredictions
 from calex.features.loader import Loader
 from calex.features.store import Store, open_store
 from calex.files import canonical_json, replacing, write_npz
@@ -47,12 +48,16 @@ def write(
     threads: int,
     memory_budget: int,
 ) -> None:
-    """branch{k}.safetensors and exits{k}.npz of each exit of a trained cascade; `numbers` are their k."""
-    said: dict[str, list[list[tuple[np.ndarray, np.ndarray | None]]]] = {}
+    """Write branch{k}.safetensors and exits{k}.npz of each exit of a trained cascade.
+
+    numbers: the branches' own, from 0; in file names k counts from 1.
+    """
+    predictions: dict[str, list[list[BranchPredictions]]] = {}  # of each split, view and exit
     for split, store in stores.items():
-        reader = Loader(store, [k - 1 for k in numbers], 1024, seed=0, device=device, memory_budget=memory_budget)
-        views = [answers(cascade, (batch.taps for batch in reader.ordered(v))) for v in range(store.layout.views)]
-        said[split] = [list(of_exit) for of_exit in zip(*views, strict=True)]
+        reader = Loader(store, numbers, 1024, seed=0, device=device, memory_budget=memory_budget)
+        predictions[split] = [
+            predict_log_proba(cascade, (batch.taps for batch in reader.ordered(view))) for view in range(store.layout.views)
+        ]
     labels = {split: store.labels for split, store in stores.items()}
     backbone = {split: store.log_softmax.argmax(2).astype(np.int64) for split, store in stores.items()}
     train = stores["train"]
@@ -61,13 +66,13 @@ def write(
     made = canonical_json(
         {"device": devices.describe(device), "device_type": device.type, "threads": threads, "torch": torch.__version__}
     )
-    for number, (k, branch) in enumerate(zip(numbers, cascade.cpu().branches, strict=True)):
+    for place, (number, branch) in enumerate(zip(numbers, cascade.cpu().branches, strict=True)):
         head, confidence_head = branch.flops()  # type: ignore[operator]
         arrays = exits.content(
-            {split: by_exit[number] for split, by_exit in said.items()}, labels, backbone, train.layout.classes,
-            train.provenance["flops_to_tap"][k - 1], head, confidence_head, train.provenance["flops"],
+            {split: [view[place] for view in views] for split, views in predictions.items()}, labels, backbone,
+            train.layout.classes, train.provenance["flops_to_tap"][number], head, confidence_head, train.provenance["flops"],
         )  # fmt: skip
-        with replacing(folder / f"branch{k}.safetensors") as partial:
+        with replacing(folder / f"branch{number + 1}.safetensors") as partial:
             tensors = {name: tensor.contiguous() for name, tensor in branch.state_dict().items()}
             save_file(tensors, partial, metadata={"made": made})
-        write_npz(folder / f"exits{k}.npz", arrays)
+        write_npz(folder / f"exits{number + 1}.npz", arrays)

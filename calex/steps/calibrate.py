@@ -1,7 +1,7 @@
 """Turn exits into thresholds by a policy, on validation images only: {policy}.thresholds.parquet.
 
-A record beside it, {policy}.calibration.json, says whether these images were enough to choose from: how many of the
-operating points are distinct, and what the policy itself knows.
+A record beside it, {policy}.calibration.json, says which fold each image is in, and whether these images were enough to
+choose from: how many of the operating points are distinct, and what the policy itself knows.
 
 Besides the thresholds from all of validation (fold −1, for test images) there is a set for each fold, made
 without it: with these, validation images are judged by thresholds that never saw them.
@@ -13,13 +13,10 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
-from calex import cascade, exits, plugins, settings
-from calex.calibration import folds
+from calex import cascade, crossfit, exits, plugins, settings, thresholds
 from calex.errors import CalexError
-from calex.files import canonical_json, replacing, write_json
-from calex.points import THRESHOLDS
+from calex.files import write_json
 from calex.progress import say, warn
 
 # Operating points: fewer distinct ones than this share of them, or than this number, are few to choose from.
@@ -50,49 +47,38 @@ def run(args: argparse.Namespace) -> None:
             f"evaluation.folds: {count!r} folds of {size} validation images; set it to 2 or more, up to {size}, or hold out more"
         )
     policy, options = plugins.load("policies", chosen["policy"]["name"]), plugins.options_of(chosen["policy"])
-    swept = policy.parameters(**options)
-    assigned = folds(validation.backbone, count)
-    populations = {-1: np.ones(size, bool)} | {fold: assigned != fold for fold in range(count)}
-    found = np.stack(
-        [policy.thresholds(validation.of(kept), swept, chosen["correct"], **options) for kept in populations.values()]
-    )
-    fold, point, branch, label = np.indices(found.shape).reshape(4, -1)
-    frame = pl.DataFrame(
-        {
-            "fold": np.array(list(populations))[fold],
-            "point": point,
-            "parameters": pl.Series([canonical_json(parameters) for parameters in swept])[point],
-            "branch": branch + 1,
-            "class": label,
-            "threshold": found.ravel(),
-        },
-        schema=THRESHOLDS,
-    )
-    distinct, warnings = distinct_points(validation, found[0], getattr(policy, "REMEDY", ""))
+    parameters = policy.parameters(**options)
+    folds = crossfit.assign_folds(validation.backbone, count)
+
+    def calibrated(images: exits.Exits) -> np.ndarray:
+        return policy.thresholds(images, parameters, chosen["correct"], **options)
+
+    of_all = calibrated(validation)
+    of_folds = np.stack([calibrated(validation.of(folds != fold)) for fold in range(count)])
+    distinct, warnings = distinct_points(validation, of_all, getattr(policy, "REMEDY", ""))
     numbers, more = policy.diagnosis(validation, **options) if hasattr(policy, "diagnosis") else ({}, [])
     record = {
         "images": size,
-        "classes": found.shape[3],
-        "branches": found.shape[2],
-        "operating_points": found.shape[1],
+        "classes": validation.classes,
+        "branches": len(validation.predictions),
+        "operating_points": len(of_all),
         "distinct_operating_points": distinct,
         **numbers,
         "warnings": warnings + more,
     }
-    with replacing(args.out) as partial:
-        frame.write_parquet(partial)
-    stem = args.out.name.removesuffix(".parquet").removesuffix(".thresholds")
-    write_json(args.out.with_name(f"{stem}.calibration.json"), record)
-    who = f"calibrate {stem}"
-    say(f"{who}: " + ", ".join(f"{name} {value}" for name, value in record.items() if name != "warnings"))
+    thresholds.write(args.out, thresholds.Thresholds(of_all, of_folds, thresholds.parameters_as_json(parameters)))
+    path = thresholds.record_beside(args.out)
+    write_json(path, record | {"fold_of_image": folds.tolist()})
+    label = f"calibrate {path.name.removesuffix('.calibration.json')}"
+    say(f"{label}: " + ", ".join(f"{name} {value}" for name, value in record.items() if name != "warnings"))
     for warning in record["warnings"]:
-        warn(f"{who}: {warning}")
+        warn(f"{label}: {warning}")
 
 
-def distinct_points(validation: exits.Exits, thresholds: np.ndarray, remedy: str) -> tuple[int, list[str]]:
-    """How many operating points, thresholds (P, K, C), let validation images leave differently; a warning, if these are few."""
-    points, images = len(thresholds), len(validation.labels)
-    distinct = len({taken.tobytes() for taken in cascade.leave(validation, thresholds)})
+def distinct_points(validation: exits.Exits, of_all: np.ndarray, remedy: str) -> tuple[int, list[str]]:
+    """Count the operating points, thresholds (P, K, C), that let validation images leave differently; warn if these are few."""
+    points, images = len(of_all), len(validation.labels)
+    distinct = len({taken.tobytes() for taken in cascade.leave(validation, of_all)})
     if distinct >= min(points, max(FEW, FEW_SHARE * points)):
         return distinct, []
     return distinct, [

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from calex import cascade, evaluation, exits, settings
-from calex.calibration import folds
+from calex import cascade, crossfit, evaluation, exits, settings, thresholds
 from calex.errors import CalexError
-from calex.files import read_parquet, replacing, write_npz
-from calex.points import SCHEMA, THRESHOLDS
+from calex.files import read_json, remedy, replacing, write_npz
+from calex.points import SCHEMA
 from calex.progress import say
 
 POINTS = ".points.parquet"
@@ -27,7 +26,9 @@ LOWER = "the policy's `steps`"  # where there is not enough memory
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exits", type=Path, nargs="+", required=True, help="exits1.npz … of every branch, in order")
-    parser.add_argument("--thresholds", type=Path, help="{policy}.thresholds.parquet; without it the oracle is evaluated")
+    parser.add_argument(
+        "--thresholds", type=Path, help="{policy}.thresholds.parquet, its record beside it; without it the oracle is evaluated"
+    )
     parser.add_argument("--settings", type=settings.parse, required=True, help='JSON: {"score", "correct"}')
     parser.add_argument(
         "--key",
@@ -38,18 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the operating points to write (.points.parquet)")
 
 
-def table(path: Path, branches: int, classes: int) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Folds (F,), thresholds (F, P, K, C) and each point's parameters, from a thresholds file."""
-    key = ("fold", "point", "branch", "class")
-    frame = read_parquet(path, THRESHOLDS).sort(key)
-    points = frame.unique("point").sort("point")
-    shape = (frame["fold"].n_unique(), len(points), branches, classes)
-    expected = np.indices(shape).reshape(4, -1).T + np.array([-1, 0, 1, 0])
-    if not np.array_equal(frame.select(key).to_numpy(), expected) or shape[0] < 3:
-        raise CalexError(f"{path}: its thresholds are not those of {branches} branches and {classes} classes; rerun calibrate")
-    if frame["threshold"].is_nan().any():
-        raise CalexError(f"{path}: a threshold is not a number; rerun calibrate")
-    return np.arange(-1, shape[0] - 1), frame["threshold"].to_numpy().reshape(shape), points["parameters"].to_list()
+def read_folds(path: Path, images: int, count: int) -> np.ndarray:
+    """Read which fold each validation image was in when thresholds were calibrated: (N,) int64."""
+    folds = read_json(path, "fold_of_image")["fold_of_image"]
+    whole = isinstance(folds, list) and len(folds) == images
+    if not whole or not all(type(fold) is int and 0 <= fold < count for fold in folds):
+        raise CalexError(f"{path}: 'fold_of_image' is not the fold, 0..{count - 1}, of each of {images} images; {remedy(path)}")
+    return np.array(folds)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -66,12 +62,14 @@ def run(args: argparse.Namespace) -> None:
         taken = {split: cascade.oracle(each, chosen["correct"]) for split, each in splits.items()}
         parameters = ["{}"]
     else:
-        fold, thresholds, parameters = table(args.thresholds, len(validation.predictions), validation.classes)
-        assigned = folds(validation.backbone, int(fold.max()) + 1)
+        calibrated = thresholds.read(args.thresholds, len(validation.predictions), validation.classes)
+        record = thresholds.record_beside(args.thresholds)
+        folds = read_folds(record, len(validation.labels), len(calibrated.of_folds))
         taken = {
-            "val": evaluation.cross_fitted(validation, assigned, thresholds[fold >= 0]),
-            "test": cascade.leave(test, thresholds[fold < 0][0]),
+            "val": crossfit.leave(validation, folds, calibrated.of_folds),
+            "test": cascade.leave(test, calibrated.of_all),
         }
+        parameters = calibrated.parameters
     rows = [
         evaluation.measure(splits[split], taken[split]).with_columns(
             *(pl.lit(value, SCHEMA[name]).alias(name) for name, value in key.items()),

@@ -1,4 +1,4 @@
-"""Train one branch over cached features: branch{k}.safetensors, and what it says about every image: exits{k}.npz.
+"""Train one branch over cached features: branch{k}.safetensors, and its predictions for every image: exits{k}.npz.
 
 Images can be weighted (weights{k}.npy). The exits file needs no torch to be read; calibration and evaluation
 start from it.
@@ -15,6 +15,7 @@ from calex import branches, devices, plugins, settings
 from calex.errors import CalexError
 from calex.features.loader import Loader
 from calex.files import read_npy, remedy
+from calex.fitting import TrainingJob
 from calex.steps import _branches
 
 LOWER = "features.memory_mb or recipe.batch_size"  # where there is not enough memory
@@ -39,27 +40,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     chosen = settings.completed(args.settings, recipe="recipes", head="heads", target="targets")
     _branches.check(chosen, joint=False)
-    k = args.branch
     device = devices.claim(args.device, args.threads)
     stores = _branches.opened(args.features)
     train = stores["train"]
-    if not 1 <= k <= len(train.layout.taps):
-        raise CalexError(f"--branch: {k} is not a branch; the stores hold taps 1..{len(train.layout.taps)}")
-    budget = chosen["memory_mb"] << 20
-    expected = (train.layout.views, train.layout.images)
-    weights = np.ones(expected) if args.weights is None else read_weights(args.weights, expected)
+    if not 1 <= args.branch <= len(train.layout.taps):
+        raise CalexError(f"--branch: {args.branch} is not a branch; the stores hold taps 1..{len(train.layout.taps)}")
+    number = args.branch - 1  # branches count from 1 in flags and file names, from 0 here
+    shape, budget = (train.layout.views, train.layout.images), chosen["memory_mb"] << 20
+    weights = None if args.weights is None else read_weights(args.weights, shape)
 
-    recipe = plugins.load("recipes", chosen["recipe"]["name"])
-    branches.seed_branch(args.seed, k)
-    branch = branches.Branch(chosen["head"], train.layout.taps[k - 1], train.layout.classes, chosen["shared_core"])
+    recipe, options = plugins.load("recipes", chosen["recipe"]["name"]), plugins.options_of(chosen["recipe"])
+    branches.seed_branch(args.seed, number)
+    branch = branches.Branch(chosen["head"], train.layout.taps[number], train.layout.classes, chosen["shared_core"])
     loader = Loader(
-        train, [k - 1], chosen["recipe"]["batch_size"], seed=1000 * args.seed + k, device=device, memory_budget=budget
+        train, [number], options["batch_size"], seed=1000 * args.seed + args.branch, device=device, memory_budget=budget
     )
-    recipe.train(
-        branch, loader, weights, chosen["target"], plugins.options_of(chosen["recipe"]), chosen["correct"], device,
-        f"train-branch {k} seed {args.seed}",
+    job = TrainingJob(
+        loader, chosen["target"], options, args.seed, device, f"train-branch {args.branch} seed {args.seed}",
+        weights=weights, correct=chosen["correct"],
     )  # fmt: skip
-    _branches.write(branches.Cascade([branch]), [k], stores, args.out, device, args.threads, budget)
+    recipe.train(branch, job)
+    _branches.write(branches.Cascade([branch]), [number], stores, args.out, device, args.threads, budget)
 
 
 def read_weights(path: Path, shape: tuple[int, int]) -> np.ndarray:

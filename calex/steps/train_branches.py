@@ -12,6 +12,7 @@ from pathlib import Path
 from calex import devices, plugins, settings
 from calex.cost import Costs
 from calex.features.loader import Loader
+from calex.fitting import TrainingJob
 from calex.steps import _branches
 
 LOWER = "features.memory_mb or recipe.batch_size"  # where there is not enough memory
@@ -44,5 +45,6 @@ def run(args: argparse.Namespace) -> None:
     )
     head = [with_confidence or alone for alone, with_confidence in (branch.flops() for branch in cascade.branches)]
     costs = Costs(tuple(train.provenance["flops_to_tap"]), tuple(head), train.provenance["flops"])
-    recipe.train(cascade, loader, chosen["target"], options, costs, args.seed, device, f"train-branches seed {args.seed}")
-    _branches.write(cascade, range(1, len(shapes) + 1), stores, args.out, device, args.threads, budget)
+    label = f"train-branches seed {args.seed}"
+    recipe.train(cascade, TrainingJob(loader, chosen["target"], options, args.seed, device, label, costs=costs))
+    _branches.write(cascade, range(len(shapes)), stores, args.out, device, args.threads, budget)

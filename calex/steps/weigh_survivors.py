@@ -1,6 +1,6 @@
 """Weigh the training images by how likely they are to reach branch k: weights{k}.npy.
 
-A weighting (a file in calex/weightings) turns what branches 1..k−1 say into weights; `survivors` calibrates
+A weighting (a file in calex/weightings) turns the exits of branches 1..k−1 into weights; `survivors` calibrates
 them on validation at the training margin and multiplies the chances to stay. A record beside the weights, weights{k}.json,
 says how many images they rest on.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from calex import exits, plugins, settings
 from calex.files import write_json, write_npy
 from calex.progress import say, warn
-from calex.survivors import effective_sample_size
+from calex.weightings import effective_sample_size
 
 # Below this share of the images' number, the weights rest on few of them.
 FEW = 0.05
@@ -40,21 +40,27 @@ def run(args: argparse.Namespace) -> None:
     chosen = settings.completed(args.settings, weighting="weightings")
     weighting, options = plugins.load("weightings", chosen["weighting"]["name"]), plugins.options_of(chosen["weighting"])
     validation = exits.read(args.exits, "val", chosen["score"])
-    training = [exits.read(args.exits, "train", chosen["score"], view) for view in range(exits.views(args.exits[0], "train"))]
+    training = exits.read_views(args.exits, "train", chosen["score"])
     u = np.stack([weighting.survival(validation, train, chosen["correct"], **options) for train in training])
-    w = weighting.weights(u, **options)
+    weights = weighting.weights(u, **options)
     numbers, warnings = weighting.diagnosis(validation, u, **options) if hasattr(weighting, "diagnosis") else ({}, [])
-    worth = effective_sample_size(w)
+    worth = effective_sample_size(weights)
     if not u.any():
         warnings.append(f"no training image survives branches 1..{len(args.exits)}; all weights are 1. Lower train_margin")
-    if worth < FEW * w.size:
+    if worth < FEW * weights.size:
         warnings.append(
-            f"the weights rest on few images (worth {worth:.0f} of {w.size}); raise sharpness or floor, or lower train_margin"
+            f"the weights rest on few images (worth {worth:.0f} of {weights.size}); raise sharpness or floor, or lower train_margin"
         )
-    record = {"images": w.shape[1], "views": len(w), "survival": float(u.mean()), "effective_sample_size": worth, **numbers}
-    write_npy(args.out, w)
+    record = {
+        "images": weights.shape[1],
+        "views": len(weights),
+        "survival": float(u.mean()),
+        "effective_sample_size": worth,
+        **numbers,
+    }
+    write_npy(args.out, weights)
     write_json(args.out.with_suffix(".json"), record | {"warnings": warnings})
     label = f"weigh-survivors {len(args.exits) + 1}"
-    say(f"{label}: survival {u.mean():.3f} on average; the weights are worth {worth:.0f} of {w.size} images")
+    say(f"{label}: survival {u.mean():.3f} on average; the weights are worth {worth:.0f} of {weights.size} images")
     for warning in warnings:
         warn(f"{label}: {warning}")

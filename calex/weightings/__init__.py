@@ -3,3 +3,24 @@
 It may also have `diagnosis(validation, u, **options)`, with the u of all views (V, N): numbers by name, for
 `weights{k}.json`, and warnings, one line each.
 """
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def effective_sample_size(weights: np.ndarray) -> float:
+    """Compute how many equally weighted images the weights are worth, (Σw)² / Σw² (Kish 1965).
+
+    Parameters
+    ----------
+    weights : float64, any shape
+        Not negative, not all 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> effective_sample_size(np.array([3.0, 1.0]))
+    1.6
+    """
+    return float(weights.sum() ** 2 / np.square(weights).sum())

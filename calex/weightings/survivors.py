@@ -1,4 +1,8 @@
-"""Soft survivor weights: an image counts for a branch as it is likely to reach it (CalexNet). Sharpness 0 is BTS-EE's hard cut."""
+"""Soft survivor weights: an image counts for a branch as it is likely to reach it. Sharpness 0 is BTS-EE's hard cut.
+
+CalexNet (arXiv 2509.08318), Gap 1:
+u_1 = 1;  u_{k+1}(x) = u_k(x) · (1 − σ((s_k(x) − τ_{k,ŷ_k(x)}) / β));  w_k = max(u_k, ε) / mean
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from calex import survivors
-from calex.calibration import precision_margin
 from calex.exits import Exits
 from calex.policies import cpm
 
@@ -22,20 +24,114 @@ RANGES = {"train_margin": "[-2, 1]", "sharpness": "[0, inf]", "floor": "[0, 1]",
 def survival(
     validation: Exits, train: Exits, correct: str, train_margin: float, sharpness: float, min_support: int, **_: Any
 ) -> np.ndarray:
-    """u of each view of each training image, in [0, 1]: the chance that it passes all branches before, calibrated at `train_margin`."""
-    thresholds = precision_margin(validation, np.array([train_margin]), correct, "survivors", min_support)[0]
-    return survivors.survival(train.scores, train.predictions, thresholds, sharpness)
+    """Calibrate the branches on validation at the training margin, and compute the survival of training images: u, (N,)."""
+    thresholds = cpm.cpm_thresholds(validation, np.array([train_margin]), correct, "survivors", min_support)[0]
+    return survival_probability(train.scores, train.predictions, thresholds, sharpness)
+
+
+def staying_probability(scores: np.ndarray, thresholds: np.ndarray, sharpness: float) -> np.ndarray:
+    """Compute the probability that an image stays at a branch, 1 − σ((s − τ)/β).
+
+    Limits by definition: β = 0 is the hard survivor 1[s < τ], β = ∞ lets all stay. τ = +∞ nobody leaves, τ = −∞ everybody does.
+
+    Parameters
+    ----------
+    scores, thresholds : arrays of one shape
+        s in [0, 1]; τ, which may be infinite.
+    sharpness : float
+        β ≥ 0, in units of the score.
+
+    Returns
+    -------
+    float64, of the same shape
+        In [0, 1].
+
+    Raises
+    ------
+    ValueError
+        If β is negative.
+    """
+    if sharpness < 0:
+        raise ValueError(f"sharpness must be ≥ 0, got {sharpness}")
+    certain = np.isinf(thresholds)
+    if sharpness == 0:
+        probability = (scores < thresholds).astype(np.float64)
+    elif np.isinf(sharpness):
+        probability = np.ones(np.broadcast(scores, thresholds).shape)
+    else:
+        gap = (scores.astype(np.float64) - np.where(certain, 0.0, thresholds)) / sharpness
+        probability = np.exp(-np.logaddexp(0, gap))  # 1 − σ(gap), exact also where it is tiny
+    return np.where(certain & ~np.isinf(sharpness), (thresholds > 0).astype(np.float64), probability)
+
+
+def survival_probability(scores: np.ndarray, predictions: np.ndarray, thresholds: np.ndarray, sharpness: float) -> np.ndarray:
+    """Compute the probability u that an image passes all K branches (CalexNet, Gap 1).
+
+    Parameters
+    ----------
+    scores, predictions : (K, N) float32, int64
+        What each branch gives for each image.
+    thresholds : (K, C) float64
+        Of each branch and predicted class, from calibration at the training margin.
+    sharpness : float
+        β ≥ 0, in units of the score: 0 is a hard cut, ∞ lets all pass.
+
+    Returns
+    -------
+    (N,) float64
+        In [0, 1], unclipped.
+
+    Raises
+    ------
+    ValueError
+        If β is negative.
+
+    Examples
+    --------
+    At the threshold an image stays with probability ½; no threshold, it stays for certain:
+
+    >>> import numpy as np
+    >>> scores, predictions = np.array([[0.5, 0.5]]), np.array([[0, 1]])
+    >>> survival_probability(scores, predictions, np.array([[0.5, np.inf]]), sharpness=0.1)
+    array([0.5, 1. ])
+    """
+    u = np.ones(scores.shape[1:])
+    for k in range(len(scores)):
+        u = u * staying_probability(scores[k], thresholds[k][predictions[k]], sharpness)
+    return u
 
 
 def weights(u: np.ndarray, floor: float, **_: Any) -> np.ndarray:
-    """w of each view of each training image, of mean 1, from its survival u; `floor` is ε."""
-    return survivors.weights(u, floor)
+    """Turn survival into weights, w = max(u, ε) / mean (CalexNet, Gap 1).
+
+    Parameters
+    ----------
+    u : float64, any shape
+        As `survival_probability` gives it.
+    floor : float
+        ε, the least survival that counts.
+
+    Returns
+    -------
+    float64, of u's shape
+        With mean 1; all 1 where nobody survives (Σu = 0).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> weights(np.array([1.0, 0.5, 0.25, 0.0]), floor=0.25)
+    array([2. , 1. , 0.5, 0.5])
+    """
+    if not u.any():
+        return np.ones_like(u)
+    kept = np.maximum(u, floor)
+    return kept / kept.mean()
 
 
 def diagnosis(
     validation: Exits, u: np.ndarray, min_support: int, sharpness: float, **_: Any
 ) -> tuple[dict[str, Any], list[str]]:
-    """Whether there are enough validation images to say who survives, and whether survival says anything."""
+    """Say whether there are enough validation images to know who survives, and whether survival differs between images."""
     numbers, warnings = cpm.diagnosis(validation, min_support, "lower weighting.min_support, or use the weighting `uniform`")
     if u.any() and np.ptp(u) == 0 and np.isfinite(sharpness):
         warnings.append(

@@ -33,6 +33,8 @@ rule evaluate:
     input:
         exits=exits,
         thresholds=branch(lambda w: w.policy == "oracle", then=[], otherwise=f"results/{CASCADE}/{{policy}}.thresholds.parquet"),
+        # Beside the thresholds: which fold each validation image was in.
+        record=branch(lambda w: w.policy == "oracle", then=[], otherwise=f"results/{CASCADE}/{{policy}}.calibration.json"),
     output:
         points=f"results/{CASCADE}/{{policy}}.points.parquet",
         exits=f"results/{CASCADE}/{{policy}}.exits.npz",

@@ -1,0 +1,150 @@
+"""What every recipe trains with: the description of a training job, the target's loss, and the loop over epochs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from calex import plugins
+from calex.cost import Costs
+from calex.errors import CalexError
+from calex.progress import say, track
+
+
+class Epochs(Protocol):
+    """What training needs of a feature loader: a number of batches, and an epoch of them."""
+
+    def __len__(self) -> int: ...
+
+    def epoch(self, number: int) -> Iterable[Any]: ...
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What a recipe trains branches on.
+
+    Parameters
+    ----------
+    loader : Epochs
+        Shuffled batches of the training images: `taps`, of each branch (B, C, H, W) float16; `log_softmax` (B, C), the
+        backbone's; `labels`, `position` and `view` (B,) int64.
+    target : dict
+        The config's block: a target's name and its options.
+    settings : dict
+        The recipe's options.
+    seed : int
+        Of initial weights and the order of images.
+    device : torch.device
+        Where to train.
+    label : str
+        What messages begin with.
+    weights : (V, N) float64 or None
+        How much each view of each image counts, with mean 1; None: all the same.
+    correct : {"label", "backbone"}
+        What a confidence learns to predict: that the answer equals the label, or the backbone's.
+    costs : Costs or None
+        FLOPs of each exit, for recipes that train a whole cascade.
+    """
+
+    loader: Any
+    target: dict[str, Any]
+    settings: dict[str, Any]
+    seed: int
+    device: torch.device
+    label: str
+    weights: np.ndarray | None = None
+    correct: str = "label"
+    costs: Costs | None = None
+
+    def target_losses(self) -> Callable[[torch.Tensor, Any], torch.Tensor]:
+        """Give the target's loss of logits (B, classes) for a batch: (B,)."""
+        losses, options = plugins.load("targets", self.target["name"]).losses, plugins.options_of(self.target)
+        return lambda logits, batch: losses(logits, batch.log_softmax, batch.labels, **options)
+
+    def summed_loss(self) -> Callable[[Iterable[torch.Tensor], Any], torch.Tensor]:
+        """Give the target's loss of several exits' logits for a batch, summed over exits, mean over images."""
+        losses = self.target_losses()
+        return lambda all_logits, batch: torch.stack([losses(logits, batch) for logits in all_logits]).sum(0).mean()
+
+
+def rate(schedule: str, at: float, epochs: int, milestone: int = 0) -> float:
+    """Compute the share of the learning rate that is used after `at` epochs.
+
+    schedule: `constant`, `cosine` to 0, or `step`, a tenth from the milestone on.
+    """
+    if schedule == "cosine":
+        return (1 + math.cos(math.pi * at / epochs)) / 2
+    return 0.1 if schedule == "step" and at >= milestone else 1.0
+
+
+def fit(
+    parameters: Iterable[torch.nn.Parameter],
+    loader: Epochs,
+    loss_of: Callable[[Any], torch.Tensor],
+    label: str,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    weight_decay: float,
+    schedule: str,
+    milestone: int = 0,
+    prefix: str = "",
+) -> list[float]:
+    """Minimise by AdamW what `loss_of` gives for a batch, a mean over its images.
+
+    Without weight decay AdamW is Adam.
+
+    Parameters
+    ----------
+    parameters : iterable of torch.nn.Parameter
+        What is learnt.
+    loader : Epochs
+        Batches; those of one image are left out, because BatchNorm cannot learn from them.
+    loss_of : callable
+        From a batch to a scalar.
+    label : str
+        What messages begin with.
+    epochs, batch_size, learning_rate, weight_decay, schedule, milestone
+        A recipe's options; see `rate` for the schedule. The loader decides the size of batches.
+    prefix : str
+        Of the option that an error names.
+
+    Returns
+    -------
+    list of float
+        The mean loss of each epoch.
+
+    Raises
+    ------
+    CalexError
+        If the loss is no longer finite.
+    """
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    history: list[float] = []
+    for epoch in track(range(epochs), label, epochs, "epochs"):
+        total, seen = torch.zeros(()), 0
+        for number, batch in enumerate(loader.epoch(epoch)):
+            if len(batch.position) == 1:
+                continue  # BatchNorm cannot learn from a single image; in other epochs it comes with others
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * rate(schedule, epoch + number / len(loader), epochs, milestone)
+            loss = loss_of(batch)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            total = total.to(loss.device) + loss.detach() * len(batch.position)  # read once an epoch: reading waits
+            seen += len(batch.position)
+        history.append(float(total) / max(seen, 1))
+        if not math.isfinite(history[-1]):
+            raise CalexError(f"{label}: the loss became {history[-1]} in epoch {epoch + 1}; lower recipe.{prefix}learning_rate")
+    say(
+        f"{label}: loss {history[0]:.4f} at first, {history[-1]:.4f} after {epochs} epochs"
+        if history
+        else f"{label}: untrained"
+    )
+    return history
