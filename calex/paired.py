@@ -42,7 +42,7 @@ class Difference(NamedTuple):
 
 
 def difference(theirs: np.ndarray, ours: np.ndarray) -> Difference:
-    """The accuracy of a curve less that of ours, with a 95 % interval.
+    """Measure the accuracy of a curve less that of ours, with a 95 % interval.
 
     An image counts once, with its mean over seeds: d_i in [−1, 1]. Images are what is sampled, so the interval is about
     other test images, for these seeds and these points; it holds nothing of what other seeds, another backbone or other

@@ -21,17 +21,17 @@ AREA_BUDGETS = tuple((np.arange(300, 701) / 1000).tolist())
 
 
 def deployable(points: pl.DataFrame) -> pl.DataFrame:
-    """The rows of methods that one could deploy: neither the backbone's own nor an oracle's."""
+    """Keep the rows of methods that one could deploy: neither the backbone's own nor an oracle's."""
     return points.filter((pl.col("method") != "backbone") & (pl.col("policy") != "oracle"))
 
 
 def by_backbone(points: pl.DataFrame) -> list[pl.DataFrame]:
-    """A table for each backbone, by name; the order of rows stays."""
+    """Split a table by backbone, in the order of names; the order of rows stays."""
     return points.sort("backbone", maintain_order=True).partition_by("backbone", maintain_order=True)
 
 
 def front(accuracy: np.ndarray, cost: np.ndarray) -> np.ndarray:
-    """The points that no other point beats: at least as accurate and as cheap, and better in one of the two.
+    """Find the points that no other point beats: at least as accurate and as cheap, and better in one of the two.
 
     Equal points do not beat each other: duplicates stay or go together.
 
@@ -73,7 +73,7 @@ def front(accuracy: np.ndarray, cost: np.ndarray) -> np.ndarray:
 
 
 def mark_fronts(points: pl.DataFrame) -> pl.DataFrame:
-    """A table of operating points with `on_front`: the front of each curve's `val` rows.
+    """Add `on_front` to operating points: the front of each curve's `val` rows.
 
     Parameters
     ----------
@@ -171,7 +171,7 @@ def curve_on_grid(points: pl.DataFrame, grid: Sequence[float]) -> pl.DataFrame:
 
 
 def area(points: pl.DataFrame) -> pl.DataFrame:
-    """The mean test accuracy of each curve over FLOPs reductions from 30 % to 70 %.
+    """Average the test accuracy of each curve over FLOPs reductions from 30 % to 70 %.
 
     Parameters
     ----------
@@ -194,7 +194,7 @@ def area(points: pl.DataFrame) -> pl.DataFrame:
 
 
 def over_seeds(frame: pl.DataFrame, value: str) -> pl.DataFrame:
-    """The mean and the range over seeds.
+    """Summarise seeds by their mean and range.
 
     Parameters
     ----------
@@ -224,7 +224,7 @@ def over_seeds(frame: pl.DataFrame, value: str) -> pl.DataFrame:
 
 
 def fronts(points: pl.DataFrame) -> pl.DataFrame:
-    """The points on a front at their test values, one row each, in the order of validation cost within a curve.
+    """Return the points on a front at their test values, one row each, in the order of validation cost within a curve.
 
     points: `points.MARKED`. The result lacks split and on_front and has val_accuracy and val_flops_fraction, by which
     the points are on the front.

@@ -41,7 +41,7 @@ def read(paths: list[Path]) -> list[dict[str, Any]]:
 
 
 def page(results: list[dict[str, Any]], command: str) -> str:
-    """The page as HTML, with everything it needs inside."""
+    """Write the page as HTML, with everything it needs inside."""
     return template("benchmarks_page.html").render(
         results=[result | {"title": title(result)} for result in results],
         verdict=verdict(results),
@@ -56,7 +56,7 @@ def page(results: list[dict[str, Any]], command: str) -> str:
 
 
 def markdown(results: list[dict[str, Any]], command: str) -> str:
-    """The page's table for pages that are written elsewhere."""
+    """Write the page's table for pages that are written elsewhere."""
     lines = [verdict(results), "", "| | ratio | range | limit | met? | medians |", "|---|---|---|---|---|---|"]
     for result in results:
         for row in result["rows"]:
@@ -68,7 +68,7 @@ def markdown(results: list[dict[str, Any]], command: str) -> str:
 
 
 def title(result: dict[str, Any]) -> str:
-    """What a benchmark measures; by its name if that is unknown."""
+    """Name what a benchmark measures; by its name if that is unknown."""
     return TITLES.get(result["benchmark"], result["benchmark"])
 
 
@@ -89,13 +89,13 @@ def verdict(results: list[dict[str, Any]]) -> str:
 
 
 def caveats(results: list[dict[str, Any]]) -> list[str]:
-    """What a reader must know before believing a number."""
+    """List what a reader must know before believing a number."""
     short = [result["benchmark"] for result in results if result["scale"] < 1]
     return [f"A short run ({joined(short)} at less than the usual size): its limits say nothing."] if short else []
 
 
 def machines(results: list[dict[str, Any]]) -> list[str]:
-    """A line for each machine and set of versions: usually one."""
+    """Write a line for each machine and set of versions: usually one."""
     lines: dict[str, list[str]] = {}
     for result in results:
         hardware = result["processor"] + (f", {result['device']}" if result["device"] != result["processor"] else "")
@@ -121,7 +121,7 @@ def outcome(row: dict[str, Any]) -> str:
 
 
 def chart(results: list[dict[str, Any]]) -> alt.LayerChart | alt.FacetChart:
-    """A line per limit: how many times better than its limit asks a ratio is, its range, and 1, where it just holds."""
+    """Draw a line for each limit: how many times better than its limit asks a ratio is, its range, and 1, where it just holds."""
     names, best, low, high, met = [], [], [], [], []
     for row in limited(results):
         better = sorted(

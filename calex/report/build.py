@@ -30,7 +30,7 @@ class Report:
 
 
 def build(points: pl.DataFrame, run: dict[str, Any], paired: pl.DataFrame | None = None) -> Report:
-    """The report of a checked table of points (see `inputs`).
+    """Build the report of a checked table of points (see `inputs`).
 
     run: as `pareto` writes it; it may lack any entry, what it lacks is not shown.
     paired: as `compare` writes it; without it no curve is compared with another image by image.

@@ -82,7 +82,7 @@ class Encodings:
 def chart(
     points: pl.DataFrame, styles: pl.DataFrame, title: Sequence[str] = (), place: int = 0, width: int = 760
 ) -> alt.VConcatChart:
-    """The two views of one backbone's points.
+    """Draw the two views of one backbone's points.
 
     styles: see `styles.curve_styles`, of all backbones together.
     title: a title and the lines under it, for a picture that is shown without its page.
@@ -106,7 +106,7 @@ def chart(
 
 
 def upper_view(data: ChartData, encodings: Encodings, frame: alt.Parameter) -> alt.LayerChart | alt.FacetChart:
-    """The close view, of what `frame` covers in the lower view."""
+    """Draw the close view, of what `frame` covers in the lower view."""
     x_axis = alt.Axis(format="%", title="FLOPs per image, as a share of the backbone’s", grid=False, tickCount=8)
     y_axis = vertical_axis("Test accuracy", ticks=7)
 
@@ -190,7 +190,7 @@ def lower_view(data: ChartData, encodings: Encodings) -> alt.LayerChart | alt.Fa
 
 
 def vertical_axis(title: str, ticks: int, grid: bool = True) -> alt.Axis:
-    """An axis of accuracies. Its width is fixed, so that both views stand exactly under one another."""
+    """Make an axis of accuracies. Its width is fixed, so that both views stand exactly under one another."""
     return alt.Axis(format="~%", title=title, tickCount=ticks, grid=grid, minExtent=46, maxExtent=46)
 
 
@@ -208,7 +208,7 @@ def legend_columns(styles: pl.DataFrame, width: int = 760) -> int:
 
 
 def picture(points: pl.DataFrame, styles: pl.DataFrame) -> str:
-    """The charts of all backbones as one SVG, with the title and the legend that they need away from the page."""
+    """Draw the charts of all backbones as one SVG, with the title and the legend that they need away from the page."""
     seeds = deployable(points)["seed"].n_unique()
     subtitle = [
         f"Line: mean over {counted(seeds, 'seed')} of the branches, band: their range (minimum to maximum).",

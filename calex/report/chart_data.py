@@ -42,7 +42,7 @@ def mean_curves(points: pl.DataFrame, styles: pl.DataFrame, max_rows: int = MAX_
 
 
 def front_points(points: pl.DataFrame, styles: pl.DataFrame, max_rows: int) -> pl.DataFrame:
-    """The points of the fronts at their test values, with what a tooltip shows.
+    """Take the points of the fronts at their test values, with what a tooltip shows.
 
     Of points at one place the first is kept; if there are still more than `max_rows`, they are thinned evenly.
     """
@@ -67,7 +67,7 @@ def front_points(points: pl.DataFrame, styles: pl.DataFrame, max_rows: int) -> p
 
 
 def exit_text(shares: list[float]) -> str:
-    """`branch 1 40% · branch 2 35% · backbone 25%`."""
+    """Write `branch 1 40% · branch 2 35% · backbone 25%`."""
     branches = [f"branch {k} {percent(share)}" for k, share in enumerate(shares[:-1], start=1)]
     return " · ".join([*branches, f"backbone {percent(shares[-1])}"])
 
@@ -92,7 +92,7 @@ def best_oracles(points: pl.DataFrame, styles: pl.DataFrame) -> pl.DataFrame:
 
 
 def close_range(curves: pl.DataFrame, included: list[float]) -> tuple[float, float]:
-    """The accuracies worth a close look: from where the curves are at the least budget of the tables, up to the best.
+    """Choose the accuracies worth a close look: from where the curves are at the least budget of the tables, up to the best.
 
     A curve counts at that budget or, if it starts later, where it starts. The lowest quarter of the curves does not
     set the range: one failed method must not flatten the others into a line. All of `included` lies within.
@@ -145,7 +145,7 @@ class ChartData:
 
 
 def chart_data(points: pl.DataFrame, styles: pl.DataFrame) -> ChartData:
-    """What is to be drawn of one backbone's points, in at most `MAX_ROWS` rows of curves and front points."""
+    """Gather what is to be drawn of one backbone's points, in at most `MAX_ROWS` rows of curves and front points."""
     methods = deployable(points)
     curves = mean_curves(methods, styles)
     backbone = points.filter((pl.col("method") == "backbone") & (pl.col("split") == "test"))

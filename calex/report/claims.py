@@ -30,11 +30,12 @@ class Standing:
 
     @property
     def clear(self) -> bool:
+        """Whether the leader's range over seeds overlaps nobody's."""
         return self.runner_up is not None and not self.rivals
 
 
 def tied(band: pl.DataFrame) -> list[str]:
-    """The curve with the best mean, then every curve whose range over seeds overlaps the best's, best first.
+    """Return the curve with the best mean, then every curve whose range over seeds overlaps the best's, best first.
 
     A curve that has no point for some of its seeds is not comparable and is left out. Where seeds were not repeated
     there is no range, and all curves are tied.
@@ -82,9 +83,11 @@ class Comparison:
     ours_excluded: bool = False
 
     def budgets(self, other: str, verdict: Verdict) -> list[float]:
+        """Return the budgets, descending, at which the verdict on another curve is this one."""
         return [budget for budget, each in self.verdicts[other].items() if each == verdict]
 
     def count(self, verdict: Verdict) -> int:
+        """Count the comparisons with this verdict, over all other curves and budgets."""
         return sum(len(self.budgets(other, verdict)) for other in self.verdicts)
 
     @property
@@ -191,6 +194,7 @@ class SeedOrder:
 
     @property
     def same(self) -> bool:
+        """Whether the order is the same for every seed."""
         return len(set(self.orders)) == 1
 
     @property
@@ -243,7 +247,9 @@ class Claims:
 
 
 def claims(paired: pl.DataFrame, grid: pl.DataFrame, curve: str, ours: list[str]) -> Claims:
-    """The others are the curves of other methods: ours are not their own rivals, unless there is nobody else.
+    """Make the claims about one curve beside the others.
+
+    The others are the curves of other methods: ours are not their own rivals, unless there is nobody else.
 
     paired, grid: see `comparison` and `gains`. ours: the names of all curves of our methods.
     """

@@ -9,17 +9,17 @@ MANY_IMAGES = 5000
 
 
 def percent(share: float, digits: int = 0) -> str:
-    """`70%`."""
+    """Write `70%`."""
     return f"{100 * share:.{digits}f}%"
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """`1 seed`, `3 seeds`, `1,000 images`."""
+    """Write `1 seed`, `3 seeds`, `1,000 images`."""
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def joined(names: Iterable[str]) -> str:
-    """`a`, `a and b`, `a, b and c`; nothing for no names."""
+    """Write `a`, `a and b`, `a, b and c`; nothing for no names."""
     *rest, last = list(names) or [""]
     return f"{', '.join(rest)} and {last}" if rest else last
 
@@ -33,7 +33,7 @@ def quantity(number: float) -> str:
 
 
 def signed(share: float, digits: int = 1) -> str:
-    """A difference in percentage points: `+1.2`, `−0.3`; what rounds to 0 has no sign."""
+    """Write a difference in percentage points: `+1.2`, `−0.3`; what rounds to 0 has no sign."""
     text = f"{100 * share:+.{digits}f}"
     return text.replace("-", "−") if float(text) else text[1:]
 

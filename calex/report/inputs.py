@@ -16,14 +16,14 @@ from calex.report.formatting import joined
 
 
 def read_points(path: str | Path) -> pl.DataFrame:
-    """The table of operating points, or a `CalexError` that says what is wrong with it."""
+    """Read the table of operating points, or raise a `CalexError` that says what is wrong with it."""
     points = read_parquet(path, MARKED)
     check(points, str(path))
     return points
 
 
 def read_paired(path: str | Path, points: pl.DataFrame) -> pl.DataFrame:
-    """The table of paired differences, or a `CalexError` if it is not one of the same dataset."""
+    """Read the table of paired differences, or raise a `CalexError` if it is not one of the same dataset."""
     paired = read_parquet(path, pairs.SCHEMA, gaps=pairs.NULLABLE)
     if set(paired["dataset"]) - set(points["dataset"]):
         raise CalexError(f"{path}: is about {joined(sorted(set(paired['dataset'])))}, not {points['dataset'][0]}")
@@ -31,7 +31,7 @@ def read_paired(path: str | Path, points: pl.DataFrame) -> pl.DataFrame:
 
 
 def check(points: pl.DataFrame, source: str) -> None:
-    """What a report relies on: one dataset, methods to show, each point once a split, values in their range."""
+    """Check what a report relies on: one dataset, methods to show, each point once a split, values in their range."""
     if points["dataset"].n_unique() != 1:
         datasets = joined(sorted(points["dataset"].unique())) if len(points) else "no rows"
         raise CalexError(f"{source}: a report is about one dataset, this table has {datasets}; filter it by `dataset`")

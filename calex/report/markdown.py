@@ -47,13 +47,13 @@ def section_blocks(dataset: str, section: Section, reference: str) -> list[str]:
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> str:
-    """A Markdown table; the rule under its head stands without spaces."""
+    """Write a Markdown table."""
     lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
     return "\n".join([f"| {' | '.join(head)} |".replace("|  |", "| |"), "|---" * len(head) + "|", *lines])
 
 
 def accuracy(cell: dict[str, Any]) -> str:
-    """`98.8 [98.5–99.0]`."""
+    """Write `98.8 [98.5–99.0]`."""
     if not cell["seeds"]:
         return "no point fits"
     spread = f" [{100 * cell['low']:.1f}–{100 * cell['high']:.1f}]" if cell["of"] > 1 else ""
@@ -62,7 +62,7 @@ def accuracy(cell: dict[str, Any]) -> str:
 
 
 def area(cell: dict[str, Any]) -> str:
-    """`97.8 [96.9–98.4]`; `(partial)` where the curve covers a part of the range only."""
+    """Write an area like an accuracy, and whether it is partial."""
     return accuracy(cell) + (" (partial)" if cell["seeds"] and cell["covered"] < 1 else "")
 
 
@@ -75,7 +75,7 @@ def difference(cell: dict[str, Any]) -> str:
 
 
 def counts(claims: Claims) -> str:
-    """The verdicts on each rival, counted, with the budgets where they are not all alike."""
+    """Write the verdicts on each rival, counted, with the budgets where they are not all alike."""
     c = claims.comparison
 
     def cell(other: str, verdict: Any) -> str:
@@ -89,7 +89,7 @@ def counts(claims: Claims) -> str:
 
 
 def summary(claims: Claims) -> str:
-    """The counts, the gains and the seeds in one sentence."""
+    """Write the counts, the gains and the seeds in one sentence."""
     c, total = claims.comparison, claims.comparison.total
     if not total:
         return "Nowhere do both curves have a point for every seed: nothing can be compared."

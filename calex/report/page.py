@@ -19,7 +19,7 @@ from calex.report.vega import spec
 
 
 def page(points: pl.DataFrame, sections: Sequence[Section], run: dict[str, Any]) -> str:
-    """The page of a checked table of points. `run` may lack any entry: what it lacks is not shown."""
+    """Write the page of a checked table of points. `run` may lack any entry: what it lacks is not shown."""
     return template("page.html").render(
         dashes=[" ".join(map(str, dash)) for dash in DASHES],
         interval=interval,
@@ -38,7 +38,7 @@ def page(points: pl.DataFrame, sections: Sequence[Section], run: dict[str, Any])
 
 
 def shown(section: Section, run: dict[str, Any]) -> dict[str, Any]:
-    """What the template shows of one backbone."""
+    """Return what the template shows of one backbone."""
     methods = deployable(section.points)
     return {
         "backbone": section.backbone,

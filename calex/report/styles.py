@@ -57,7 +57,7 @@ def curve_styles(points: pl.DataFrame, ours: Sequence[tuple[str, str]] = ()) -> 
 
 
 def highlighted(points: pl.DataFrame, styles: pl.DataFrame) -> list[str]:
-    """The methods that are in colour at first; an empty list if all of them are.
+    """Return the methods that are in colour at first; an empty list if all of them are.
 
     All if they are few; else ours (or the first of `styles`) and those with the largest areas over budgets, a whole
     area before a partial one.

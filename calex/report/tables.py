@@ -37,20 +37,20 @@ class Section:
 
 
 def ours_of(paired: pl.DataFrame | None) -> list[tuple[str, str]]:
-    """(method, policy) of the curves that all others are compared with, in the config's order."""
+    """Return (method, policy) of the curves that all others are compared with, in the config's order."""
     if paired is None:
         return []
     return paired.select("ours", "ours_method", "ours_policy").unique().sort("ours").drop("ours").rows()
 
 
 def sections(points: pl.DataFrame, paired: pl.DataFrame | None) -> list[Section]:
-    """A section for each backbone. paired: as `compare` writes it; without it no curve is compared image by image."""
+    """Make a section for each backbone. paired: as `compare` writes it; without it no curve is compared image by image."""
     styles = curve_styles(points, ours_of(paired))
     return [section(table, styles, paired) for table in by_backbone(points)]
 
 
 def section(points: pl.DataFrame, styles: pl.DataFrame, paired: pl.DataFrame | None) -> Section:
-    """The section of one backbone. styles: of all backbones together."""
+    """Make the section of one backbone. styles: of all backbones together."""
     backbone = points["backbone"][0]
     methods = deployable(points)
     styles = styles.join(methods, on=("method", "policy"), how="semi", maintain_order="left")
@@ -164,7 +164,7 @@ def tried_settings(points: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def front_table(points: pl.DataFrame) -> pl.DataFrame:
-    """The fronts at their test values as a flat table: the list of exit shares becomes columns."""
+    """Return the fronts at their test values as a flat table: the list of exit shares becomes columns."""
     table = fronts(points)
     share = pl.col("exit_share").list
     return table.with_columns(

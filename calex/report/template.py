@@ -18,7 +18,7 @@ def scripts() -> str:
 
 
 def template(name: str) -> jinja2.Template:
-    """A page's template (`page.html`), which escapes whatever the data holds. Missing values are empty."""
+    """Load a page's template (`page.html`), which escapes whatever the data holds. Missing values are empty."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=jinja2.ChainableUndefined,

@@ -15,7 +15,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberat
 def spec(
     charts: Sequence[alt.VConcatChart | alt.LayerChart | alt.FacetChart], background: str = "white", columns: int = 4
 ) -> dict[str, Any]:
-    """The charts under one another as one Vega-Lite spec, with so many columns in their legends."""
+    """Put the charts under one another as one Vega-Lite spec, with so many columns in their legends."""
     page = (
         charts[0]
         if len(charts) == 1
@@ -57,7 +57,7 @@ def spec(
 
 
 def number_views(spec: dict[str, Any]) -> dict[str, Any]:
-    """The spec with views named by their place: Altair counts them per process, and equal input must give equal bytes."""
+    """Name a spec's views by their place: Altair counts them per process, and equal input must give equal bytes."""
     numbers: dict[str, str] = {}
 
     def walk(node: Any) -> Any:
@@ -79,18 +79,18 @@ def number_views(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def svg(spec: dict[str, Any]) -> str:
-    """A spec as a picture."""
+    """Draw a spec."""
     return renumber_clip_paths(merge_clip_paths(vl_convert.vegalite_to_svg(spec)))
 
 
 def merge_clip_paths(svg: str) -> str:
-    """The picture with one clip path around the lines of a layer: Vega clips each line, and each clip takes a moment to draw."""
+    """Put one clip path around the lines of a layer: Vega clips each line, and each clip takes a moment to draw."""
     own = r'(class="mark-(?:line|area) role-mark [^"]*")( clip-path="[^"]*")'
     layer = r'(<g class="mark-group role-scope [^"]*_pathgroup")'
     return re.sub(own, r"\1", re.sub(rf'{layer}(?=(?:(?!class="mark-(?:line|area)).)*{own})', r"\1\3", svg, flags=re.DOTALL))
 
 
 def renumber_clip_paths(svg: str) -> str:
-    """The picture with its clip paths numbered from 0: Vega counts them per process, whatever it drew before."""
+    """Renumber the clip paths of a picture from 0: Vega counts them per process, whatever it drew before."""
     numbers: dict[str, int] = {}
     return re.sub(r"\bclip\d+\b", lambda match: f"clip{numbers.setdefault(match[0], len(numbers))}", svg)

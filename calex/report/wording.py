@@ -38,7 +38,7 @@ def _kind(lead: Standing) -> tuple[object, ...]:
 
 
 def lead_clause(run: Sequence[Standing], budgets: int, curves: int, repeated: bool) -> str:
-    """What holds at neighbouring budgets. budgets, curves: how many there are; repeated: whether with several seeds."""
+    """Write what holds at neighbouring budgets. budgets, curves: how many there are; repeated: whether with several seeds."""
     first = run[0]
     at = joined(percent(lead.budget) for lead in run)
     if len(run) == budgets > 2:
@@ -68,7 +68,7 @@ def lead_clause(run: Sequence[Standing], budgets: int, curves: int, repeated: bo
 
 
 def at_half_cost(leads: Sequence[Standing], band: pl.DataFrame, backbone_accuracy: float | None) -> str:
-    """The leader's accuracy at half the cost, or at the budget nearest to it where something fits."""
+    """Write the leader's accuracy at half the cost, or at the budget nearest to it where something fits."""
     fitting = [lead for lead in leads if lead.leader is not None]
     if not fitting:
         return ""
@@ -97,7 +97,7 @@ def comparison_sentences(comparison: Comparison) -> list[str]:
 
 
 def by_chance(comparisons: int) -> str:
-    """How many of so many 95 % intervals would exclude 0 if there were no differences."""
+    """Write how many intervals would exclude 0 by chance."""
     return (
         f"Were there no differences, {0.05 * comparisons:.2g} of {counted(comparisons, 'interval')} would be expected to "
         "exclude 0 by chance; nothing is corrected for that."
@@ -123,7 +123,7 @@ def gain_sentence(gains: Gains) -> str:
 
 
 def leaders(order: SeedOrder) -> str:
-    """`a`, if it is first for each seed, or `a for 2 seeds and b for 1 seed`."""
+    """Write `a`, if it is first for each seed, or `a for 2 seeds and b for 1 seed`."""
     first = order.leaders
     return next(iter(first)) if len(first) == 1 else joined(f"{name} for {counted(n, 'seed')}" for name, n in first.items())
 

@@ -42,7 +42,7 @@ def joined(values: Iterable[Any]) -> str | None:
 
 
 def balanced_accuracy(answers: np.ndarray, labels: np.ndarray) -> float:
-    """The mean over classes of the share of a class's images that is answered right.
+    """Return the mean over classes of the share of a class's images that is answered right.
 
     answers, labels: (N,) int64. A class without images does not count.
     """
@@ -50,7 +50,7 @@ def balanced_accuracy(answers: np.ndarray, labels: np.ndarray) -> float:
 
 
 def warnings(results: Path, config: dict[str, Any], dataset: str) -> list[dict[str, Any]]:
-    """What steps found to be probably wrong: text, where (the first place that says it), count (of places).
+    """Gather what steps found to be probably wrong: text, where (the first place that says it), count (of places).
 
     Read from the images' audit and the records of backbones, weights and calibrations.
     """
@@ -69,7 +69,7 @@ def warnings(results: Path, config: dict[str, Any], dataset: str) -> list[dict[s
 
 
 def audit(results: Path, dataset: str) -> dict[str, Any]:
-    """The audit of a dataset's images (see `calex.audit`), with the number of classes instead of their sizes."""
+    """Read the audit of a dataset's images (see `calex.audit`), with the number of classes instead of their sizes."""
     record = read_json(results / dataset / "images.json", *AUDIT, "classes")
     return {name: record[name] for name in AUDIT} | {"classes": len(record["classes"])}
 
@@ -81,7 +81,7 @@ def description(
     command: str | None = None,
     balanced: dict[str, dict[str, float]] | None = None,
 ) -> dict[str, Any]:
-    """What was run: only values that the same run gives again.
+    """Describe what was run, with only values that the same run gives again.
 
     chosen: the dataset's name and its resolved config. folders: of the backbones. cascades: the folders of trained
     branches. command: what made the report. balanced: balanced accuracies by backbone and split.

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def backbone_answers(exits: Path) -> tuple[float, dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """The plain backbone's FLOPs, and for val and test its answers and the labels, each (N,) int64.
+    """Read the plain backbone's FLOPs, and for val and test its answers and the labels, each (N,) int64.
 
     exits: the file of any branch; each holds the backbone's answers too.
     """
@@ -49,7 +49,7 @@ def backbone_answers(exits: Path) -> tuple[float, dict[str, tuple[np.ndarray, np
 
 
 def backbone_rows(dataset: str, backbone: str, exits: Path, folder: Path) -> pl.DataFrame:
-    """The plain backbone as an operating point of its own: one row for val, one for test."""
+    """Make the plain backbone an operating point of its own: one row for val, one for test."""
     branches = len(read_json(folder / "taps.json", "taps")["taps"])
     flops, answers = backbone_answers(exits)
     rows = []

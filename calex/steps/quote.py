@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def read(path: Path) -> str:
+    """Read a text file; a CalexError if it is not one in UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
@@ -36,7 +37,7 @@ def read(path: Path) -> str:
 
 
 def with_quote(page: str, name: str, text: str, where: str) -> str:
-    """The page with `text` between the marks of that name. where: the page's path, for an error."""
+    """Return the page with `text` between the marks of that name. where: the page's path, for an error."""
     begin, end = ([*re.finditer(rf"^<!-- {word} {re.escape(name)} -->$", page, re.MULTILINE)] for word in ("begin", "end"))
     if len(begin) != 1 or len(end) != 1 or end[0].start() < begin[0].end():
         fault = f"found {len(begin)} and {len(end)}" if (len(begin), len(end)) != (1, 1) else "they are in the wrong order"

@@ -53,7 +53,7 @@ def key(facts: dict[str, Any]) -> tuple[str, str, int]:
 
 
 def table(rates: dict[tuple[str, str, int], float], device: str) -> str:
-    """A row for each dataset, network and pool; rates: images a second by network, stem and pixels."""
+    """Write a row for each dataset, network and pool; rates: images a second by network, stem and pixels."""
     lines = [
         "| dataset | images | network, stem | taps | an image | store | time to cache |",
         "|---|---|---|---|---|---|---|",
@@ -91,7 +91,7 @@ def shapes(network: str, stem: str, pixels: int, pool: int | None) -> tuple[tupl
 
 
 def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `5.2 h`, `3.1 days`."""
+    """Write `40 s`, `12 min`, `5.2 h`, `3.1 days`."""
     for unit, size in (("days", 86_400 * 2), ("h", 3600 * 2), ("min", 60 * 2)):
         if seconds >= size:
             count = seconds / (size / 2)
