@@ -24,11 +24,11 @@ def majority(labels: np.ndarray) -> float:
 def near_chance(right: np.ndarray, labels: np.ndarray) -> bool:
     """Tell whether a share of right answers is no better than the majority's, by a one-sided test at `SIGMAS`.
 
-    right: (N,) bool. labels: (N,) int64. Of few images the test can say nothing: then right answers to more than half of
+    right: (N,) bool. labels: (N,) int64. Of few images the test can say nothing: then right answers to nine in ten of
     what the majority gets wrong are enough.
     """
     share = majority(labels)
-    beyond = min(SIGMAS * math.sqrt(share * (1 - share) / len(labels)), (1 - share) / 2)
+    beyond = min(SIGMAS * math.sqrt(share * (1 - share) / len(labels)), 0.9 * (1 - share))
     return float(right.mean()) <= share + beyond
 
 
