@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -34,12 +35,20 @@ def examples(number: int) -> settings:
     return settings(max_examples=number * settings.default.max_examples // 100)
 
 
+RUN_SNAKEMAKE = {"run_snakemake", "shell"}  # functions of this file and of clones.py
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs the workflow, dry or not, is marked: `-m 'not workflow'` is the library alone. One worker gets all of it."""
+    """What runs the workflow, dry or not, is marked: `-m 'not workflow'` is the library alone. One worker gets all of it.
+
+    By the functions that a test or one of its fixtures calls.
+    """
     for item in items:
-        if isinstance(item, pytest.Function) and (
-            "tiny" in item.fixturenames or "run_snakemake" in item.function.__code__.co_names
-        ):
+        if not isinstance(item, pytest.Function):
+            continue
+        fixtures = (one.func for several in item._fixtureinfo.name2fixturedefs.values() for one in several)
+        names = (function.__code__.co_names for function in (item.function, *fixtures) if hasattr(function, "__code__"))
+        if not RUN_SNAKEMAKE.isdisjoint(itertools.chain.from_iterable(names)):
             item.add_marker("workflow")
             item.add_marker(pytest.mark.xdist_group("workflow"))
 
