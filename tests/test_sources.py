@@ -117,3 +117,14 @@ def test_a_range_that_cannot_be_read_names_the_file(package: Path) -> None:
     (package / "heads/loose.py").write_text("OPTIONS = {'width': 3}\nRANGES = {'width': '1..'}\n" + BUILD)
     with pytest.raises(CalexError, match=r"loose\.py: RANGES of 'width': '1\.\.' is no interval"):
         plugins.complete("heads", {"name": "loose", "width": 4}, "head")
+
+
+def test_how_checkpoints_are_read_concerns_the_backbone_alone() -> None:
+    """An edit of what other libraries' files look like must not cache features again."""
+    settings = {"network": "resnet18"}
+    reading = {
+        f"calex/backbones/{name}.py" for name in ("checkpoint", "formats", "matching", "metadata", "accuracy", "diagnosis")
+    }
+    assert reading <= set(sources.of_step("train_backbone", settings))
+    for step in ("measure_taps", "cache_features", "train_branch", "evaluate"):
+        assert not reading & set(sources.of_step(step, settings))
