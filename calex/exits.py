@@ -118,6 +118,26 @@ def content(
     return arrays | {"classes": np.array(classes)} | known
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """The classes that K branches and the backbone predict for N images of one split, without scores.
+
+    Parameters
+    ----------
+    predictions : (K, N) int64
+        The class that each branch predicts.
+    labels, backbone : (N,) int64
+        The true classes, and those that the backbone predicts.
+    flops_backbone : float
+        FLOPs of the whole backbone for one image.
+    """
+
+    predictions: np.ndarray
+    labels: np.ndarray
+    backbone: np.ndarray
+    flops_backbone: float
+
+
 def read(paths: Sequence[str | Path], split: str, score: str) -> Exits:
     """Read the exits of a cascade over a split, without augmented views (the first one of training images).
 
@@ -148,13 +168,7 @@ def read_views(paths: Sequence[str | Path], split: str, score: str) -> list[Exit
     if score not in SCORES:
         raise CalexError(f"score: unknown name '{score}', {suggestion(score, SCORES)}")
     head = "flops_confidence_head" if score == "confidence" else "flops_head"
-    by_image = [f"{split}_prediction", f"{split}_score_{score}", f"{split}_label", f"{split}_backbone"]
-    branches = [read_npz(path, [*by_image, "classes", "flops_to_tap", head, "flops_backbone"]) for path in paths]
-    for path, branch in zip(paths, branches, strict=True):
-        _check(path, branch, *by_image)
-        for same in (f"{split}_label", f"{split}_backbone", "classes"):
-            if not np.array_equal(branch[same], branches[0][same]):
-                raise CalexError(f"{path}: made from other images than {paths[0]}; rerun train-branch for both")
+    branches = _arrays(paths, split, f"{split}_score_{score}", "flops_to_tap", head)
     first = branches[0]
     costs = Costs(
         to_tap=tuple(float(branch["flops_to_tap"]) for branch in branches),
@@ -174,12 +188,36 @@ def read_views(paths: Sequence[str | Path], split: str, score: str) -> list[Exit
     ]
 
 
-def _check(path: str | Path, branch: dict[str, np.ndarray], prediction: str, score: str, label: str, backbone: str) -> None:
+def read_predictions(paths: Sequence[str | Path], split: str) -> Predictions:
+    """Read what a cascade, or some of its branches, predict for a split, as `read` does but without a score."""
+    branches = _arrays(paths, split)
+    first = branches[0]
+    return Predictions(
+        predictions=np.stack([branch[f"{split}_prediction"][0] for branch in branches]),
+        labels=first[f"{split}_label"],
+        backbone=first[f"{split}_backbone"][0],
+        flops_backbone=float(first["flops_backbone"]),
+    )
+
+
+def _arrays(paths: Sequence[str | Path], split: str, *more: str) -> list[dict[str, np.ndarray]]:
+    """The checked arrays of each branch's file: those that all readers need, and some more."""
+    same = (f"{split}_label", f"{split}_backbone", "classes")
+    branches = [read_npz(path, [f"{split}_prediction", *same, "flops_backbone", *more]) for path in paths]
+    for path, branch in zip(paths, branches, strict=True):
+        _check(path, branch, split)
+        if not all(np.array_equal(branch[name], branches[0][name]) for name in same):
+            raise CalexError(f"{path}: made from other images than {paths[0]}; rerun train-branch for both")
+    return branches
+
+
+def _check(path: str | Path, branch: dict[str, np.ndarray], split: str) -> None:
     """Refuse arrays of other shapes and kinds: predictions are classes in range, scores lie in [0, 1]."""
     single = {name: array for name, array in branch.items() if name.startswith(("classes", "flops"))}
     for name, array in single.items():
         if array.ndim != 0 or array.dtype.kind not in "iuf" or not 0 <= array < np.inf:
             raise CalexError(f"{path}: '{name}' must be one number, not below 0; rerun train-branch")
+    prediction, label, backbone = f"{split}_prediction", f"{split}_label", f"{split}_backbone"
     shape = branch[prediction].shape
     for name, expected in ((prediction, shape), (label, shape[1:]), (backbone, shape)):
         array = branch[name]
@@ -187,8 +225,9 @@ def _check(path: str | Path, branch: dict[str, np.ndarray], prediction: str, sco
             raise CalexError(f"{path}: '{name}' is {array.dtype} {array.shape}, not integers {expected}; rerun train-branch")
         if array.min() < 0 or array.max() >= branch["classes"]:
             raise CalexError(f"{path}: '{name}' names a class outside 0..{int(branch['classes']) - 1}; rerun train-branch")
-    values = branch[score]
-    if values.dtype.kind != "f" or values.shape != shape:
-        raise CalexError(f"{path}: '{score}' is {values.dtype} {values.shape}, not floats {shape}; rerun train-branch")
-    if not ((values >= 0) & (values <= 1)).all():
-        raise CalexError(f"{path}: '{score}' has values that are not in [0, 1]; rerun train-branch")
+    for name in (name for name in branch if name.startswith(f"{split}_score_")):
+        scores = branch[name]
+        if scores.dtype.kind != "f" or scores.shape != shape:
+            raise CalexError(f"{path}: '{name}' is {scores.dtype} {scores.shape}, not floats {shape}; rerun train-branch")
+        if not ((scores >= 0) & (scores <= 1)).all():
+            raise CalexError(f"{path}: '{name}' has values that are not in [0, 1]; rerun train-branch")

@@ -17,6 +17,7 @@ import polars as pl
 
 from calex import paired, pareto, plan, settings
 from calex.errors import CalexError
+from calex.exits import read_predictions
 from calex.files import read_npz, read_parquet, replacing
 from calex.points import MARKED
 from calex.progress import say
@@ -47,15 +48,13 @@ class CorrectAnswers:
 
     def _by_exit(self, cascade: plan.CascadeRun) -> np.ndarray:
         """(K + 1, N) bool: whether each branch, and then the backbone, answers each test image correctly."""
-        answers = []
-        for k in range(1, self.branches[cascade.backbone] + 1):
-            path = self.results / cascade.folder / f"exits{k}.npz"
-            branch = read_npz(path, ("test_prediction", "test_label", "test_backbone"))
-            labels = self.labels.setdefault(cascade.backbone, branch["test_label"])
-            if not np.array_equal(labels, branch["test_label"]):
-                raise CalexError(f"{path}: holds other test images than the other exits; rerun train-branch")
-            answers.append(branch["test_prediction"][0])
-        return np.stack([*answers, branch["test_backbone"][0]]) == labels
+        folder = self.results / cascade.folder
+        paths = [folder / f"exits{k}.npz" for k in range(1, self.branches[cascade.backbone] + 1)]
+        exits = read_predictions(paths, "test")
+        labels = self.labels.setdefault(cascade.backbone, exits.labels)
+        if not np.array_equal(labels, exits.labels):
+            raise CalexError(f"{paths[0]}: holds other test images than those of other cascades; rerun train-branch")
+        return np.vstack([exits.predictions, exits.backbone]) == labels
 
     def of(self, point: dict[str, Any]) -> np.ndarray:
         """(N,) bool for a row of `pareto.at_budgets`."""

@@ -13,8 +13,8 @@ import numpy as np
 import polars as pl
 
 from calex import pareto, plan, settings
-from calex.errors import CalexError
-from calex.files import read_json, read_npz, read_parquet, replacing, write_json
+from calex.exits import read_predictions
+from calex.files import read_json, read_parquet, replacing, write_json
 from calex.points import SCHEMA
 from calex.progress import say
 from calex.steps import _description
@@ -40,12 +40,8 @@ def backbone_answers(exits: Path) -> tuple[float, dict[str, tuple[np.ndarray, np
 
     exits: the file of any branch; each holds the backbone's answers too.
     """
-    names = {split: (f"{split}_backbone", f"{split}_label") for split in ("val", "test")}
-    arrays = read_npz(exits, ["flops_backbone", *names["val"], *names["test"]])
-    for answer, label in names.values():
-        if arrays[answer].ndim != 2 or arrays[answer].shape[1:] != arrays[label].shape or not arrays[answer].size:
-            raise CalexError(f"{exits}: '{answer}' and '{label}' are not of the same images; rerun train-branch")
-    return float(arrays["flops_backbone"]), {split: (arrays[a][0], arrays[b]) for split, (a, b) in names.items()}
+    splits = {split: read_predictions([exits], split) for split in ("val", "test")}
+    return splits["val"].flops_backbone, {split: (each.backbone, each.labels) for split, each in splits.items()}
 
 
 def backbone_rows(dataset: str, backbone: str, exits: Path, folder: Path) -> pl.DataFrame:
