@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -362,3 +364,31 @@ def test_every_key_that_is_a_path_is_marked() -> None:
             declared = plugins.constants(kind, name)
             missing = {key for key, default in declared.get("OPTIONS", {}).items() if default is None and key != "md5"}
             assert missing == set(declared.get("PATHS", [])), (kind, name)
+
+
+JUNK: list[Any] = [
+    None, True, -1, 0, math.inf, math.nan, "x", "a.b", "~nobody_here/x", [], [1], ["a"], [[1]], [{}], {}, {"name": 3}, {"name": "x"},
+    {"name": ["prototype"]}, {"name": "json.tool"}, {"name": "a..b"}, {"extends": 3}, {"extends": "digits"}, {"a": {"b": 1}},
+]  # fmt: skip
+
+
+def places(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path of every value in a config."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place, *(below for key, part in inside for below in places(part, (*place, key)))]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_whatever_stands_in_a_config_is_taken_or_refused_in_words(tiny_config: dict[str, Any], seed: int) -> None:
+    """Values of every other kind, wherever there is one, several at a time."""
+    choose = random.Random(seed)
+    for place in choose.sample(places(tiny_config)[1:], choose.choice([1, 1, 2, 5])):
+        block: Any = tiny_config
+        for key in place[:-1]:
+            block = block[key] if isinstance(block, dict) and key in block else {}
+        if isinstance(block, dict) and block:
+            block[place[-1]] = copy.deepcopy(choose.choice(JUNK))
+    try:
+        checked(config.merged([tiny_config]))
+    except CalexError as error:
+        assert str(error).startswith("mine.yaml: ")
