@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from calex import recipes, slurm
+from calex.errors import CalexError, suggestion
 
 # {rule: {block of the config: the keys of it that the rule's result depends on}}. A change of a key reruns the rules that list it.
 DEPENDS_ON: dict[str, dict[str, tuple[str, ...]]] = {
@@ -89,6 +90,13 @@ def resolved(config: dict[str, Any], dataset: str) -> dict[str, Any]:
             "evaluation": config["evaluation"],
         },
     }
+
+
+def points_table(config: dict[str, Any], dataset: str) -> str:
+    """A dataset's table of operating points; a CalexError for one that the config does not have."""
+    if dataset not in config["datasets"]:
+        raise CalexError(f"results/pareto_{dataset}.html: unknown dataset, {suggestion(dataset, config['datasets'])}")
+    return f"results/points_{dataset}.parquet"
 
 
 def wants_gpu(device: str, remote: bool) -> bool:

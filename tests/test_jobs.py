@@ -95,7 +95,7 @@ def test_options_are_those_that_were_typed_with_paths_from_here(tmp_path: Path, 
     monkeypatch.chdir(tmp_path)
     mine = tmp_path / "my own.yaml"
     typed = command_line.read(workflow(Path("/elsewhere/Snakefile"), [mine], ["device=cpu"]), "config.yaml")
-    assert typed.layers == ["my own.yaml"] and typed.where == "my own.yaml + --config"
+    assert typed.layers == ["my own.yaml"] and typed.where == f"{mine} + --config"
     assert typed.options == " --snakefile /elsewhere/Snakefile --configfile 'my own.yaml' --config device=cpu"
 
 

@@ -1,8 +1,6 @@
 # How fast this machine is at what the library promises to be fast at. Not part of `all`; one asks for
 # results/benchmarks.html.
 
-BENCHMARK_FOLDER = f"--folder {shlex.quote(config['benchmarks']['folder'])}" if config["benchmarks"]["folder"] else ""
-
 
 rule benchmark:
     output:
@@ -22,13 +20,15 @@ rule benchmark:
     params:
         settings=settings("benchmark"),
         sources=source_hashes("benchmark"),
+        computing=computing("benchmark"),
+        folder=lambda w, output: f"--folder {shlex.quote(folder)}" if (folder := config["benchmarks"]["folder"]) else "",
         repeats=config["benchmarks"]["repeats"],
         scale=config["benchmarks"]["scale"],
     message:
         "measuring {wildcards.question}"
     shell:
         "python -m calex benchmark {wildcards.question} --repeats {params.repeats} --scale {params.scale}"
-        " {BENCHMARK_FOLDER} --device {config[device]} --threads {config[threads][benchmark]} --out {output} 2>&1 | tee {log}"
+        " {params.folder} {params.computing} --out {output} 2>&1 | tee {log}"
 
 
 rule report_benchmarks:

@@ -2,11 +2,15 @@
 # weigh_survivors k + 1, and so on; otherwise all branches train side by side. A joint recipe makes a whole cascade
 # in one job, train_branches.
 
+FEATURES = {
+    "manifests": expand("results/{{dataset}}/{{backbone}}/features/{split}.json", split=SPLITS),
+    "stores": ancient(expand("results/{{dataset}}/{{backbone}}/features/{split}.zarr", split=SPLITS)),
+}
+
 
 rule train_branch:
     input:
-        manifests=expand("results/{{dataset}}/{{backbone}}/features/{split}.json", split=SPLITS),
-        stores=ancient(expand("results/{{dataset}}/{{backbone}}/features/{split}.zarr", split=SPLITS)),
+        **FEATURES,
         weights=branch(
             lambda w: int(w.k) > 1 and plan.sequential(config["methods"][w.method]["variants"][w.variant]),
             then=f"results/{CASCADE}/weights{{k}}.npy",
@@ -33,15 +37,15 @@ rule train_branch:
     params:
         settings=settings("train_branch"),
         sources=source_hashes("train_branch"),
+        computing=computing("train_branch"),
         features=lambda w, input: str(Path(input.manifests[0]).parent),
         weights=lambda w, input: f"--weights {input.weights}" if input.weights else "",
         folder=lambda w, output: str(Path(output.exits).parent),
     message:
-        "{wildcards.dataset} {wildcards.backbone} {wildcards.method} seed {wildcards.seed}: training branch {wildcards.k}"
+        f"{RUN}: training branch {{wildcards.k}}"
     shell:
         "python -m calex train-branch --features {params.features} --branch {wildcards.k} {params.weights}"
-        " --seed {wildcards.seed} --settings {params.settings:q} --device {config[device]}"
-        " --threads {config[threads][train_branch]} --out {params.folder} 2>&1 | tee {log}"
+        " --seed {wildcards.seed} --settings {params.settings:q} {params.computing} --out {params.folder} 2>&1 | tee {log}"
 
 
 # What a rule makes must be known before any job, and backbones may differ in their number of branches: a rule for
@@ -54,8 +58,7 @@ for count in BRANCH_COUNTS:
         name:
             "train_branches" if len(BRANCH_COUNTS) == 1 else f"train_branches_{count}"
         input:
-            manifests=expand("results/{{dataset}}/{{backbone}}/features/{split}.json", split=SPLITS),
-            stores=ancient(expand("results/{{dataset}}/{{backbone}}/features/{split}.zarr", split=SPLITS)),
+            **FEATURES,
         output:
             branches=[f"results/{CASCADE}/branch{k}.safetensors" for k in range(1, count + 1)],
             exits=[f"results/{CASCADE}/exits{k}.npz" for k in range(1, count + 1)],
@@ -78,13 +81,14 @@ for count in BRANCH_COUNTS:
         params:
             settings=settings("train_branches"),
             sources=source_hashes("train_branches"),
+            computing=computing("train_branch"),
             features=lambda w, input: str(Path(input.manifests[0]).parent),
             folder=lambda w, output: str(Path(output.exits[0]).parent),
         message:
-            "{wildcards.dataset} {wildcards.backbone} {wildcards.method} seed {wildcards.seed}: training all branches"
+            f"{RUN}: training all branches"
         shell:
             "python -m calex train-branches --features {params.features} --seed {wildcards.seed}"
-            " --settings {params.settings:q} --device {config[device]} --threads {config[threads][train_branch]}"
+            " --settings {params.settings:q} {params.computing}"
             " --out {params.folder} 2>&1 | tee {log}"
 
 
@@ -109,6 +113,6 @@ rule weigh_survivors:
         settings=settings("weigh_survivors"),
         sources=source_hashes("weigh_survivors"),
     message:
-        "{wildcards.dataset} {wildcards.backbone} {wildcards.method} seed {wildcards.seed}: weighing survivors for branch {wildcards.k}"
+        f"{RUN}: weighing survivors for branch {{wildcards.k}}"
     shell:
         "python -m calex weigh-survivors --exits {input} --settings {params.settings:q} --out {output.weights} 2>&1 | tee {log}"

@@ -9,43 +9,42 @@ from pathlib import Path
 
 from calex import command_line, datasets, jobs, plan, plugins, sources
 from calex.config import merged, read_layers, read_yaml, validated
-from calex.errors import CalexError, suggestion
+from calex.errors import CalexError
 from calex.files import canonical_json
 
 CONFIG = "config/config.yaml"
 SPLITS = ("train", "val", "test")
-CASCADE = "{dataset}/{backbone}/{method}/{variant}/seed{seed}"
+CASCADE = "{dataset}/{backbone}/{method}/{variant}/seed{seed}"  # in paths
+RUN = "{wildcards.dataset} {wildcards.backbone} {wildcards.method} seed {wildcards.seed}"  # in messages
 
 
-def refuse(error):
-    """Stop with one line, without the frames that an exception inside a Snakefile would print around it."""
-    print(f"calex: error: {error}", file=sys.stderr, flush=True)
-    os._exit(2)
+def checked(function, *arguments):
+    """What a function returns. A CalexError ends the run in one line, without the frames that Snakemake would print around it."""
+    try:
+        return function(*arguments)
+    except CalexError as error:
+        print(f"calex: error: {error}", file=sys.stderr, flush=True)
+        os._exit(2)
 
 
-# Shell commands name what no result depends on (device, threads, the options as typed) as it stands in variables, not in
-# params: another device is no reason to compute again. Nor in resources: jobs of a group must agree in those that are text.
 TYPED = command_line.read(workflow, CONFIG)
-
-try:
-    LAYERS = read_layers(TYPED.layers)  # Snakemake's own complaint about a damaged file names neither file nor line
-except CalexError as error:
-    refuse(error)
+LAYERS = checked(read_layers, TYPED.layers)  # Snakemake's own complaint about a damaged file names neither file nor line
 
 
 configfile: CONFIG
 
 
-try:
-    # Snakemake has merged the files already, but so that a head of another name would keep the options of the one below.
-    schema = read_yaml(Path(workflow.basedir) / "schemas" / "config.schema.yaml")
-    config = validated(merged([*LAYERS, workflow.config_settings.config]), schema, TYPED.where)
-except CalexError as error:
-    refuse(error)
+# Snakemake has merged the files already, but so that a head of another name would keep the options of the one below.
+config = checked(
+    validated,
+    checked(merged, [*LAYERS, workflow.config_settings.config]),
+    checked(read_yaml, Path(workflow.basedir) / "schemas" / "config.schema.yaml"),
+    TYPED.where,
+)
 
 # `python` in a job is the one that runs this, also where its environment was not activated.
 if shutil.which("python") != sys.executable:
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
 
 
 wildcard_constraints:
@@ -67,14 +66,13 @@ def settings(rule_name):
 
 def source_hashes(rule_name):
     """{file: hash} of every source file that the rule's step reads: an edit reruns exactly these rules."""
+    return lambda wildcards: checked(sources.of_step, rule_name, jobs.settings(rule_name, config, wildcards))
 
-    def hashes(wildcards):
-        try:
-            return sources.of_step(rule_name, jobs.settings(rule_name, config, wildcards))
-        except CalexError as error:
-            refuse(error)
 
-    return hashes
+def computing(rule_name):
+    """Where a step computes. Another device or thread count is no reason to compute again: Snakemake compares no param that
+    follows from threads. (Resources would not do: jobs of one group must agree in those that are text.)"""
+    return lambda wildcards, threads: f"--device {config['device']} --threads {config['threads'][rule_name]}"
 
 
 # Jobs that share a submission to a cluster share its one GPU: inside it no profile and no --resources say so.

@@ -78,9 +78,10 @@ rule train_backbone:
     params:
         settings=settings("train_backbone"),
         sources=source_hashes("train_backbone"),
+        computing=computing("train_backbone"),
         checkpoint=lambda w, input: f"--checkpoint {shlex.quote(input.checkpoint)}" if input.checkpoint else "",
     message:
         "{wildcards.dataset} {wildcards.backbone}: training the backbone"
     shell:
         "python -m calex train-backbone --dataset {input.dataset} --settings {params.settings:q} {params.checkpoint}"
-        " --device {config[device]} --threads {config[threads][train_backbone]} --out {output.weights} 2>&1 | tee {log}"
+        " {params.computing} --out {output.weights} 2>&1 | tee {log}"

@@ -24,7 +24,7 @@ rule calibrate:
         settings=settings("calibrate"),
         sources=source_hashes("calibrate"),
     message:
-        "{wildcards.dataset} {wildcards.backbone} {wildcards.method} seed {wildcards.seed}: calibrating {wildcards.policy}"
+        f"{RUN}: calibrating {{wildcards.policy}}"
     shell:
         "python -m calex calibrate --exits {input} --settings {params.settings:q} --out {output.thresholds} 2>&1 | tee {log}"
 
@@ -57,7 +57,7 @@ rule evaluate:
         ),
         thresholds=lambda w, input: f"--thresholds {input.thresholds}" if input.thresholds else "",
     message:
-        "{wildcards.dataset} {wildcards.backbone} {wildcards.method} seed {wildcards.seed}: evaluating {wildcards.policy}"
+        f"{RUN}: evaluating {{wildcards.policy}}"
     shell:
         "python -m calex evaluate --exits {input.exits} {params.thresholds} --settings {params.settings:q}"
         " --key {params.key:q} --out {output.points} 2>&1 | tee {log}"
@@ -96,12 +96,14 @@ rule pareto:
     params:
         settings=lambda w: canonical_json(jobs.resolved(config, w.dataset)),
         sources=source_hashes("pareto"),
+        # Follows from the output, so that it is not compared: the same config from another file is no reason to compute again.
+        command=lambda w, output: f"snakemake --cores all results/pareto_{w.dataset}.html{TYPED.options}",
     message:
         "{wildcards.dataset}: gathering operating points, marking fronts"
     # The step finds its inputs by the same plan: their paths would be too many for a command line.
     shell:
         "python -m calex pareto --results results --settings {params.settings:q}"
-        " --command 'snakemake --cores all results/pareto_{wildcards.dataset}.html'{TYPED.options:q}"
+        " --command {params.command:q}"
         " --out {output.points} --run {output.run} 2>&1 | tee {log}"
 
 

@@ -25,10 +25,11 @@ rule cache_features:
     params:
         settings=settings("cache_features"),
         sources=source_hashes("cache_features"),
+        computing=computing("cache_features"),
         folder=lambda w, output: str(Path(output.manifest).parent),
     message:
         "{wildcards.dataset} {wildcards.backbone}: caching features of {wildcards.split}"
     shell:
         "python -m calex cache-features --dataset {input.dataset} --backbone {input.weights} --taps {input.taps}"
-        " --split {wildcards.split} --settings {params.settings:q} --device {config[device]}"
-        " --threads {config[threads][cache_features]} --out {params.folder} 2>&1 | tee {log}"
+        " --split {wildcards.split} --settings {params.settings:q} {params.computing}"
+        " --out {params.folder} 2>&1 | tee {log}"

@@ -1,16 +1,9 @@
 # What people look at: one page that stands alone, and its chart and numbers beside it.
 
 
-def points_table(wildcards):
-    """A dataset's table of operating points; a dataset that the config does not know ends the run."""
-    if wildcards.dataset not in config["datasets"]:
-        refuse(f"results/pareto_{wildcards.dataset}.html: unknown dataset, {suggestion(wildcards.dataset, config['datasets'])}")
-    return f"results/points_{wildcards.dataset}.parquet"
-
-
 rule report:
     input:
-        points=points_table,
+        points=lambda w: checked(jobs.points_table, config, w.dataset),
         run="results/{dataset}/run.json",
         paired="results/{dataset}/paired.parquet",
     output:
