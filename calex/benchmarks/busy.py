@@ -77,9 +77,9 @@ def of_dumping(bench: Bench) -> list[Row]:
         dump(folder, model, layout, images, labels, index, bench.device, compute)
         shutil.rmtree(folder)
 
-    with tapping(model, TAPS, POOL) as caught:
+    with tapping(model, TAPS, POOL) as outputs:
         forward = Forward(
-            model, caught, layout.taps, CLASSES, layout.precision, TRANSFORM, {}, BATCH, "float32", bench.device
+            model, outputs, layout.taps, CLASSES, layout.precision, TRANSFORM, {}, BATCH, "float32", bench.device
         )  # fmt: skip
         return rows(
             "dumping", whole, lambda compute: forward.computing(compute)(images[:BATCH], index[:BATCH], 0), count, bench
@@ -97,7 +97,7 @@ def rows(name: str, work: Work, trial: Work, count: int, bench: Bench) -> list[R
     def rate(times: np.ndarray) -> str:
         return f"{count / np.median(times):,.4g} images/s"
 
-    found = [
+    ratios = [
         row(
             f"{name}, one core busy / idle, {compute}", idle[compute], busy[compute], KEPT, False,
             f"{rate(busy[compute])} beside a busy core, {rate(idle[compute])} without",
@@ -107,10 +107,10 @@ def rows(name: str, work: Work, trial: Work, count: int, bench: Bench) -> list[R
     for state, times in (("idle", idle), ("one core busy", busy)):
         auto, best = chosen[state], min(computes, key=lambda compute: float(np.median(times[compute])))
         rates = ", ".join(f"{compute} {rate(times[compute])}" for compute in computes)
-        found.append(
+        ratios.append(
             row(f"{name}, auto / better precision, {state}", times[best], times[auto], AUTO, False, f"auto is {auto}; {rates}")
         )
-    return found
+    return ratios
 
 
 def in_turn(work: Work, computes: list[str], repeats: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

@@ -63,11 +63,11 @@ def own_process(folder: Path, bench: Bench) -> float:
 def peak(folder: Path, threads: int, device: str) -> float:
     """Bytes: the most anonymous memory of this process, looked at every few milliseconds while an epoch streams."""
     devices.claim(device, threads)
-    found, done = [anonymous()], threading.Event()
+    readings, done = [anonymous()], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.005):
-            found.append(anonymous())
+            readings.append(anonymous())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -79,7 +79,7 @@ def peak(folder: Path, threads: int, device: str) -> float:
     finally:
         done.set()
         watcher.join()
-    return max(found)
+    return max(readings)
 
 
 class Thinned:

@@ -63,10 +63,10 @@ class Forward:
         return torch.empty(shape, dtype=dtype, pin_memory=self.device.type == "cuda")
 
     @torch.inference_mode()
-    def __call__(self, pixels: np.ndarray, ids: np.ndarray, view: int) -> tuple[list[np.ndarray], np.ndarray]:
+    def __call__(self, pixels: np.ndarray, index: np.ndarray, view: int) -> tuple[list[np.ndarray], np.ndarray]:
         """Pooled taps (n, C, H, W) and log-softmax (n, K) float32 of n images in one view; view 0 is the image itself.
 
-        pixels: (n, H, W, C) uint8. ids: (n,) the images' numbers, which key their augmentation.
+        pixels: (n, H, W, C) uint8. index: (n,) the images' numbers, which key their augmentation.
         """
         count = len(pixels)
         taps = [self._empty(count, *shape, dtype=self.dtype) for shape in self.shapes]
@@ -75,7 +75,7 @@ class Forward:
             part = slice(start, start + self.batch_size)
             inputs = to_input(pixels[part], **self.transform, device=self.device)
             if view > 0:
-                inputs = augment(inputs, ids[part], key=view_key(self.seed, view), **self.shifts)
+                inputs = augment(inputs, index[part], key=view_key(self.seed, view), **self.shifts)
             with autocast(self.device, self.compute):
                 logits = self.model(inputs.contiguous(memory_format=torch.channels_last))
             cuda = self.device.type == "cuda"  # copies elsewhere are not waited for below
@@ -93,9 +93,9 @@ class Forward:
         """
         if self.compute == "float32":
             return None
-        ids = np.arange(len(pixels))
-        _, reduced = self(pixels, ids, 0)
-        _, full = self.computing("float32")(pixels, ids, 0)
+        index = np.arange(len(pixels))
+        _, reduced = self(pixels, index, 0)
+        _, full = self.computing("float32")(pixels, index, 0)
         return {
             "images": len(pixels),
             "argmax": float((reduced.argmax(1) == full.argmax(1)).mean()),

@@ -84,19 +84,24 @@ class Layout:
         """The first image of a chunk and the one after its last."""
         return chunk * self.rows, min((chunk + 1) * self.rows, self.images)
 
+    def rows_in(self, chunk: int) -> int:
+        """Images in a chunk: `rows`, fewer in the last."""
+        start, stop = self.bounds(chunk)
+        return stop - start
+
     @property
     def arrays(self) -> dict[str, Array]:
         """Every array of the store by name, in the order of the data's way."""
         dtype = np.dtype(PRECISIONS[self.precision])
         axes = ("view", "image", "channel", "height", "width")
-        found = {
+        arrays = {
             f"tap{k}": Array((self.views, self.images, *shape), (1, self.rows, *shape), dtype, axes)
             for k, shape in enumerate(self.taps)
         }
         softmax = (self.views, self.images, self.classes)
-        found["log_softmax"] = Array(softmax, (1, self.rows, self.classes), np.dtype("<f4"), ("view", "image", "class"))
-        found["labels"] = found["index"] = Array((self.images,), (self.images,), np.dtype("<i8"), ("image",))
-        return found
+        arrays["log_softmax"] = Array(softmax, (1, self.rows, self.classes), np.dtype("<f4"), ("view", "image", "class"))
+        arrays["labels"] = arrays["index"] = Array((self.images,), (self.images,), np.dtype("<i8"), ("image",))
+        return arrays
 
     @property
     def feature_arrays(self) -> dict[str, Array]:

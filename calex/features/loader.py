@@ -7,16 +7,15 @@ V epochs, and whole chunks are all that is ever read.
 from __future__ import annotations
 
 import itertools
-import queue
-import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from calex.features.pools import Blocks, OnDevice, Pool
+from calex.features.prefetch import prefetch
 from calex.features.store import Store
 
 POOL_BYTES = 64 << 20
@@ -39,18 +38,6 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.position)
-
-
-class Pool(Protocol):
-    """Images in memory that batches are drawn from, numbered from 0."""
-
-    def empty(self, count: int) -> list[Tensor]:
-        """Room for so many images: the taps, the log-softmaxes, positions and views."""
-        ...
-
-    def take(self, items: np.ndarray, into: list[Tensor]) -> None:
-        """Copy some images, given in ascending order, into room of that size."""
-        ...
 
 
 class Loader:
@@ -84,8 +71,8 @@ class Loader:
         self.resident: Pool | None = None
         self.spare: list[list[list[np.ndarray]]] = []  # buffers of streams that have ended
         if self.bytes <= memory_budget:
-            places = list(itertools.product(range(store.layout.views), range(store.layout.chunks)))
-            blocks = Blocks([[store.mapped(name, *place) for place in places] for name in self.names], store, places)
+            chunks = list(itertools.product(range(store.layout.views), range(store.layout.chunks)))
+            blocks = Blocks([[store.mapped(name, *chunk) for chunk in chunks] for name in self.names], store, chunks)
             on_gpu = self.device.type == "cuda" and 1.1 * self.bytes < torch.cuda.mem_get_info(self.device)[0]
             self.resident = OnDevice(blocks, self.device) if on_gpu else blocks
 
@@ -105,13 +92,13 @@ class Loader:
         if self.resident is not None:
             position = rng.permutation(layout.images)
             if weights is not None:
-                shown = weights[(number + np.arange(layout.images) // layout.rows) % layout.views, np.arange(layout.images)]
-                position = rng.permutation(np.repeat(np.arange(layout.images), next(systematic_resample([shown], rng))))
+                of_views = weights[(number + np.arange(layout.images) // layout.rows) % layout.views, np.arange(layout.images)]
+                position = rng.permutation(np.repeat(np.arange(layout.images), next(systematic_resample([of_views], rng))))
             view = (number + position // layout.rows) % layout.views
             yield from self._draw([self.resident], [view * layout.images + position], self.drop_last)
             return
         groups = self._groups([((number + int(n)) % layout.views, int(n)) for n in rng.permutation(layout.chunks)])
-        sizes = [sum(rows_of(self.store, n) for _, n in group) for group in groups]
+        sizes = [sum(self.store.layout.rows_in(n) for _, n in group) for group in groups]
         if weights is None:
             orders = (rng.permutation(size) for size in sizes)
         else:
@@ -127,21 +114,23 @@ class Loader:
             yield from self._draw([self.resident], [view * layout.images + np.arange(layout.images)], False)
             return
         groups = self._groups([(view, n) for n in range(layout.chunks)])
-        orders = (np.arange(sum(rows_of(self.store, n) for _, n in group)) for group in groups)
+        orders = (np.arange(sum(self.store.layout.rows_in(n) for _, n in group)) for group in groups)
         yield from self._stream(groups, orders, False)
 
-    def _groups(self, places: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    def _groups(self, chunks: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
         """The chunks, (view, number) each, that are read as one pool.
 
         The last of a store may be padded, and in a pool nothing comes after that.
         """
-        groups = [places[start : start + self.pool_chunks] for start in range(0, len(places), self.pool_chunks)]
-        return [sorted(group, key=lambda place: place[1] == self.store.layout.chunks - 1) for group in groups]
+        groups = [chunks[start : start + self.pool_chunks] for start in range(0, len(chunks), self.pool_chunks)]
+        return [sorted(group, key=lambda chunk: chunk[1] == self.store.layout.chunks - 1) for group in groups]
 
     def _stream(self, groups: list[list[tuple[int, int]]], orders: Iterable[np.ndarray], drop_last: bool) -> Iterator[Batch]:
         # Kept from epoch to epoch: fresh memory costs more to touch than a chunk does to read.
         slots = self.spare.pop() if self.spare else [self._buffers(len(groups[0])) for _ in range(POOLS)]
-        pools = prefetch(self._read(group, slot) for group, slot in zip(groups, itertools.cycle(slots), strict=False))
+        pools = prefetch(
+            (self._read(group, slot) for group, slot in zip(groups, itertools.cycle(slots), strict=False)), POOLS - 2
+        )
         try:
             yield from self._draw(pools, orders, drop_last)
         finally:
@@ -151,16 +140,16 @@ class Loader:
     def _buffers(self, chunks: int) -> list[np.ndarray]:
         return [np.empty(chunks * self.store.arrays[name].chunk_bytes, np.uint8) for name in self.names]
 
-    def _read(self, places: list[tuple[int, int]], buffers: list[np.ndarray]) -> Blocks:
+    def _read(self, chunks: list[tuple[int, int]], buffers: list[np.ndarray]) -> Blocks:
         """Chunks one behind the other in each buffer, so that a batch is one copy an array and not one a chunk."""
-        images = sum(rows_of(self.store, n) for _, n in places)
+        images = sum(self.store.layout.rows_in(n) for _, n in chunks)
         blocks = []
         for name, buffer in zip(self.names, buffers, strict=True):
             array = self.store.arrays[name]
-            for place, room in zip(places, buffer.reshape(-1, array.chunk_bytes), strict=False):
-                self.store.chunk(name, *place, room)
+            for chunk, output in zip(chunks, buffer.reshape(-1, array.chunk_bytes), strict=False):
+                self.store.chunk(name, *chunk, output)
             blocks.append([buffer.view(array.dtype).reshape(-1, *array.shape[2:])[:images]])
-        return Blocks(blocks, self.store, places, self.device.type == "cuda")
+        return Blocks(blocks, self.store, chunks, self.device.type == "cuda")
 
     def _draw(self, pools: Iterable[Pool], orders: Iterable[np.ndarray], drop_last: bool) -> Iterator[Batch]:
         """Batches of one pool after the other; what is left of one is made up to a whole batch from the next."""
@@ -184,66 +173,8 @@ class Loader:
         return Batch(taps, log_softmax, self.labels[position], position, view)
 
 
-class Blocks:
-    """A pool of images in main memory, each where it was read or mapped to."""
-
-    def __init__(self, blocks: list[list[np.ndarray]], store: Store, places: list[tuple[int, int]], pinned: bool = False):
-        """blocks: for each array the images of `places`, (view, chunk number) each, in one or several pieces (rows, …)."""
-        self.pinned, self.blocks = pinned, blocks
-        self.starts = np.cumsum([0, *map(len, blocks[0])])
-        self.position = np.concatenate([np.arange(*store.layout.bounds(n)) for _, n in places])
-        self.view = np.concatenate([np.full(rows_of(store, n), view) for view, n in places])
-
-    def pieces(self) -> list[list[np.ndarray]]:
-        """The blocks of every array, with those of positions and views."""
-        return [*self.blocks, [self.position], [self.view]]
-
-    def empty(self, count: int) -> list[Tensor]:
-        return [
-            torch.empty((count, *blocks[0].shape[1:]), dtype=kind(blocks[0]), pin_memory=self.pinned)
-            for blocks in self.pieces()
-        ]
-
-    def take(self, items: np.ndarray, into: list[Tensor]) -> None:
-        # NumPy, because torch would start threads for so small a copy, which costs more than it saves.
-        *rooms, position, view = [part.numpy() for part in into]
-        np.take(self.position, items, out=position, mode="clip")
-        np.take(self.view, items, out=view, mode="clip")
-        cuts = np.searchsorted(items, self.starts)
-        for n in np.flatnonzero(np.diff(cuts)):
-            some = slice(cuts[n], cuts[n + 1])
-            rows = items[some] - self.starts[n]
-            for blocks, room in zip(self.blocks, rooms, strict=True):
-                np.take(blocks[n], rows, axis=0, out=room[some], mode="clip")
-
-
-class OnDevice:
-    """A pool that was copied to a GPU whole."""
-
-    def __init__(self, pool: Blocks, device: torch.device):
-        self.parts = [
-            torch.empty((pool.starts[-1], *blocks[0].shape[1:]), dtype=kind(blocks[0]), device=device)
-            for blocks in pool.pieces()
-        ]
-        for part, blocks in zip(self.parts, pool.pieces(), strict=True):
-            start = 0
-            for block in blocks:
-                part[start : start + len(block)] = torch.tensor(block)
-                start += len(block)
-
-    def empty(self, count: int) -> list[Tensor]:
-        return [torch.empty((count, *part.shape[1:]), dtype=part.dtype, device=part.device) for part in self.parts]
-
-    def take(self, items: np.ndarray, into: list[Tensor]) -> None:
-        chosen = torch.from_numpy(items).to(self.parts[0].device)
-        for part, room in zip(self.parts, into, strict=True):
-            torch.index_select(part, 0, chosen, out=room)
-
-
 def systematic_resample(weights: Iterable[np.ndarray], rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Count how often each image of each pool comes in an epoch that draws by weights.
-
-    These are whole numbers whose sum over all pools is the number of images, each the weight (of mean 1) rounded down or up.
+    """How often each image of each pool comes in an epoch that draws by weights.
 
     Whole numbers whose sum over all pools is the number of images, each the weight (of mean 1) rounded down or up.
     One random start and equal steps along the cumulated weights (systematic resampling): its counts vary as little as
@@ -255,49 +186,3 @@ def systematic_resample(weights: Iterable[np.ndarray], rng: np.random.Generator)
     ticks = np.minimum(np.floor(reached / reached[-1] * images + rng.random()), images)
     for pool in np.split(np.diff(ticks, prepend=0.0), np.cumsum([len(pool) for pool in pools])[:-1]):
         yield pool.astype(np.int64)
-
-
-def kind(array: np.ndarray) -> torch.dtype:
-    """torch's name for an array's dtype."""
-    return torch.from_numpy(np.empty(0, array.dtype)).dtype
-
-
-def rows_of(store: Store, chunk: int) -> int:
-    """How many images a chunk holds; the last one may hold fewer than the others."""
-    start, stop = store.layout.bounds(chunk)
-    return stop - start
-
-
-def prefetch(items: Iterator[Pool]) -> Generator[Pool]:
-    """Run an iterator in a thread, up to POOLS - 1 items ahead; its errors come out here."""
-    ready: queue.Queue[Pool | BaseException | None] = queue.Queue(POOLS - 2)
-    stopped = threading.Event()
-
-    def put(item: Pool | BaseException | None) -> None:
-        while not stopped.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-        return None
-
-    def work() -> None:
-        try:
-            for item in items:
-                put(item)
-                if stopped.is_set():
-                    return
-            put(None)
-        except BaseException as error:
-            put(error)
-
-    thread = threading.Thread(target=work, name="chunk-reader", daemon=True)
-    thread.start()
-    try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stopped.set()
-        thread.join()

@@ -57,8 +57,7 @@ class Store:
         return chunks.decode(payload, self.arrays[name], "none", self._rows(name, number), self.path / where)
 
     def _rows(self, name: str, number: int) -> int:
-        start, stop = self.layout.bounds(number) if name in self.layout.feature_arrays else (0, self.layout.images)
-        return stop - start
+        return self.layout.rows_in(number) if name in self.layout.feature_arrays else self.layout.images
 
     def read(self, tap: int, view: int, chunk_number: int) -> np.ndarray:
         """A verified chunk of a tap: (rows, C, H, W) float16 or float32.
@@ -106,14 +105,14 @@ def open_store(folder: str | Path, split: str, *, dataset: str | None = None, ba
     """
     store = with_manifest(Path(folder), split)
     for name, asked in (("dataset", dataset), ("backbone", backbone)):
-        found = store.provenance.get(f"{name}_fingerprint")
-        if asked is not None and found != asked:
-            raise CalexError(f"{Path(folder) / split}.json: made from another {name} ({found}, asked for {asked}); {REMEDY}")
+        recorded = store.provenance.get(f"{name}_fingerprint")
+        if asked is not None and recorded != asked:
+            raise CalexError(f"{Path(folder) / split}.json: made from another {name} ({recorded}, asked for {asked}); {REMEDY}")
     check_files(store)
     return store
 
 
-def place_of(store: Path) -> tuple[Path, str]:
+def folder_and_split(store: Path) -> tuple[Path, str]:
     """Folder and split of a store that a person names by its path, that of its manifest, or without an ending."""
     return store.parent, store.name.removesuffix(".zarr").removesuffix(".json")
 
@@ -128,10 +127,10 @@ def with_manifest(folder: Path, split: str) -> Store:
         raise CalexError(f"{manifest_path}: manifest of split '{manifest['split']}', not of '{split}'; {REMEDY}")
     if not path.is_dir():
         raise CalexError(f"{path}: the store is gone, only its manifest is left; {REMEDY}")
-    return described(path, manifest)
+    return store_of(path, manifest)
 
 
-def described(path: Path, manifest: dict[str, Any]) -> Store:
+def store_of(path: Path, manifest: dict[str, Any]) -> Store:
     """The store that a manifest describes, checked against the metadata on disk and not yet against the chunks."""
     layout = Layout.from_json(manifest["layout"])
     check_metadata(path, layout, manifest["metadata"])
@@ -175,8 +174,8 @@ def checksum(manifest: dict[str, Any]) -> str:
 
 def check_metadata(path: Path, layout: Layout, metadata: dict[str, str]) -> None:
     """Each zarr.json is the one that was written, and says what the layout says."""
-    expected = {"zarr.json", *(f"{name}/zarr.json" for name in layout.arrays)}
-    if set(metadata) != expected:
+    files = {"zarr.json", *(f"{name}/zarr.json" for name in layout.arrays)}
+    if set(metadata) != files:
         raise CalexError(f"{path}: the manifest's arrays are not those of its layout; {REMEDY}")
     for where, digest in metadata.items():
         try:
@@ -188,21 +187,21 @@ def check_metadata(path: Path, layout: Layout, metadata: dict[str, str]) -> None
         if where == "zarr.json":
             continue
         node, array = json.loads(text), layout.arrays[where.removesuffix("/zarr.json")]
-        found = {
+        stored = {
             "shape": node["shape"],
             "data_type": node["data_type"],
             "chunks": node["chunk_grid"]["configuration"]["chunk_shape"],
             "codecs": [codec["name"] for codec in node["codecs"]],
         }
-        wanted = {
+        expected = {
             "shape": list(array.shape),
             "data_type": array.dtype.name,
             "chunks": list(array.chunk),
             "codecs": CODEC_CHAINS[layout.codec],
         }
-        for what in wanted:
-            if found[what] != wanted[what]:
-                raise CalexError(f"{path / where}: {what} is {found[what]} where the layout has {wanted[what]}; {REMEDY}")
+        for what in expected:
+            if stored[what] != expected[what]:
+                raise CalexError(f"{path / where}: {what} is {stored[what]} where the layout has {expected[what]}; {REMEDY}")
 
 
 def verify(folder: str | Path, split: str) -> list[str]:

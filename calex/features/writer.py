@@ -1,7 +1,7 @@
 """Writing a feature store: resumable, guarded, and under its final name only when it is whole.
 
 A dump works in `.{split}.zarr.{fingerprint}.partial`, where each chunk is journaled with its checksum once its file
-is whole; a dump that was killed, by whatever, goes on from there. Nothing needs an fsync for that: a resume takes up a
+is whole; a dump that was killed, by whatever, goes on from there. Nothing needs an fsync for that: a resume keeps a
 chunk only if the file still has the journaled checksum.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import glob
-import json
 import os
 import shutil
 import threading
@@ -25,11 +24,12 @@ import numpy as np
 from calex.errors import CalexError
 from calex.features import chunks
 from calex.features.chunks import Entry
+from calex.features.journal import journal_line, resumed, write_journal
 from calex.features.layout import Layout, amount, key
-from calex.features.store import FORMAT, check_files, checksum, described
-from calex.files import canonical_json, read_json, replacing, sha256, write_json
+from calex.features.store import FORMAT, check_files, checksum, store_of
+from calex.files import canonical_json, read_json, sha256, write_json
 from calex.locks import locked
-from calex.progress import say, track
+from calex.progress import say
 
 MARGIN = 1.02  # of the predicted size: what a file system needs for itself
 
@@ -93,13 +93,18 @@ class Dump:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let go of the lock; what was written stays for the next attempt, unless `finish` was reached."""
+        """Release the lock; what was written stays for the next attempt, unless `finish` was reached."""
         self.writers.shutdown(wait=True, cancel_futures=True)
         self.lock.close()
 
     def _begin(self) -> None:
-        """Take up what an earlier attempt left, or start afresh if the disk has room."""
-        if self.journal.exists() and not self.store.exists() and not self.manifest.exists() and self._is_ours(self.final):
+        """Go on from what an earlier attempt left, or start anew if the disk has room."""
+        if (
+            self.journal.exists()
+            and not self.store.exists()
+            and not self.manifest.exists()
+            and self._is_of_this_dump(self.final)
+        ):
             os.replace(self.final, self.store)  # killed between its last two steps
         self.entries = resumed(self.store, self.journal)
         done, size = sum(entry.bytes for entry in self.entries.values()), self.layout.bytes
@@ -113,7 +118,7 @@ class Dump:
         for name, block in (("labels", self.labels), ("index", self.index)):
             self._put(name, 0, 0, block)
 
-    def _is_ours(self, store: Path) -> bool:
+    def _is_of_this_dump(self, store: Path) -> bool:
         try:
             return read_json(store / "zarr.json")["attributes"]["calex"]["fingerprint"] == self.fingerprint
         except (OSError, CalexError, LookupError, TypeError):
@@ -211,7 +216,7 @@ class Dump:
             "chunks": {where: self.entries[where]._asdict() for where in self.layout.chunk_paths()},
         }
         manifest["checksum"] = checksum(manifest)
-        check_files(described(self.store, manifest))
+        check_files(store_of(self.store, manifest))
         whole = self.partial / "manifest.json"
         with naming_full_disk(self.folder):
             write_json(whole, manifest)
@@ -249,33 +254,6 @@ def create(path: Path, layout: Layout, fingerprint: str) -> None:
             chunk_key_encoding={"name": "default", "separator": "."},
             dimension_names=array.axes,
         )
-
-
-def journal_line(where: str, entry: Entry) -> str:
-    """What the journal says of one chunk, as a line of JSON."""
-    return json.dumps([where, *entry]) + "\n"
-
-
-def write_journal(path: Path, entries: dict[str, Entry]) -> None:
-    """Afresh, so that a line that was torn by a kill does not spoil the next one."""
-    with replacing(path) as partial:
-        partial.write_text("".join(journal_line(where, entry) for where, entry in entries.items()), encoding="utf-8")
-
-
-def resumed(store: Path, journal: Path) -> dict[str, Entry]:
-    """The journaled chunks whose files still have the journaled checksum."""
-    found: dict[str, Entry] = {}
-    if not journal.exists():
-        return found
-    lines = journal.read_text(encoding="utf-8").splitlines()
-    for line in track(lines, f"{store.parent}: check what is there", len(lines), "chunk"):
-        try:
-            where, *entry = json.loads(line)
-        except ValueError:  # it was being written when the dump was killed
-            continue
-        if (store / where).is_file() and chunks.sha256_of(store / where) == entry[-1]:
-            found[where] = Entry(*entry)
-    return found
 
 
 def finite_rows(block: np.ndarray) -> np.ndarray:

@@ -67,10 +67,10 @@ def run(args: argparse.Namespace) -> None:
     read_weights(model, args.backbone)
     build.freeze(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    members = dataset.indices(args.split)
+    index = dataset.indices(args.split)
     if args.split == "train":
-        members = members[splitting.split_head_holdout(dataset.labels[members], about["head_holdout"])[1]]
-    index = members[np.random.default_rng(chosen["order_seed"]).permutation(len(members))]
+        index = index[splitting.split_head_holdout(dataset.labels[index], about["head_holdout"])[1]]
+    index = index[np.random.default_rng(chosen["order_seed"]).permutation(len(index))]
     views = chosen["views"] if args.split == "train" else 1
     names = [tap["name"] for tap in measured["taps"]]
     layout = Layout(
@@ -148,6 +148,6 @@ def dump(
             say(f"{label}: {compute} gives float32's answer for {agreement['argmax']:.2%} of {agreement['images']} images")
         pending = list(writer.pending())
         for view, chunk, start, stop in track(iter(pending), label, len(pending), "images", layout.rows):
-            rows = index[start:stop]
-            writer.write(view, chunk, *forward(dataset.images[rows], rows, view))
+            part = index[start:stop]
+            writer.write(view, chunk, *forward(dataset.images[part], part, view))
         writer.finish({"agreement": agreement})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calex.features.store import Store, open_store, place_of
+from calex.features.store import Store, folder_and_split, open_store
 
 SAMPLED = 4  # chunks a tap whose statistics are shown
 
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    store = open_store(*place_of(args.store))
+    store = open_store(*folder_and_split(args.store))
     print("\n".join([*sizes(store), "", *provenance(store), "", *balance(store), "", *statistics(store)]))
 
 

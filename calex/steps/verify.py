@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from calex.errors import CalexError
-from calex.features.store import place_of, verify
+from calex.features.store import folder_and_split, verify
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    problems = verify(*place_of(args.store))
+    problems = verify(*folder_and_split(args.store))
     for problem in problems[:-1]:
         print(problem)
     if problems:
