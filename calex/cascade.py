@@ -69,6 +69,19 @@ def oracle(exits: Exits, correct: str = "label") -> np.ndarray:
     ------
     CalexError
         If `correct` is another word.
+
+    Examples
+    --------
+    Of three images the first branch is right for one and the second for another:
+
+    >>> import numpy as np
+    >>> from calex.cost import Costs
+    >>> exits = Exits(
+    ...     predictions=np.array([[1, 0, 0], [1, 1, 0]]), scores=np.zeros((2, 3)), labels=np.array([1, 1, 1]),
+    ...     backbone=np.array([1, 1, 1]), classes=2, costs=Costs((1.0, 2.0), (0.5, 0.5), 4.0),
+    ... )
+    >>> oracle(exits)
+    array([[0, 1, 2]], dtype=uint8)
     """
     right = exits.predictions == exits.truth(correct)
     branches = len(right)
@@ -89,6 +102,19 @@ def predict(exits: Exits, taken: np.ndarray) -> np.ndarray:
     -------
     (P, N) int64
         The prediction of the exit that each image took.
+
+    Examples
+    --------
+    Two images of class 1: the first one leaves at the branch, which is wrong, the second one goes on to the backbone:
+
+    >>> import numpy as np
+    >>> from calex.cost import Costs
+    >>> exits = Exits(
+    ...     predictions=np.array([[0, 0]]), scores=np.zeros((1, 2)), labels=np.array([1, 1]),
+    ...     backbone=np.array([1, 1]), classes=2, costs=Costs((1.0,), (0.5,), 4.0),
+    ... )
+    >>> predict(exits, np.array([[0, 1]], dtype=np.uint8))
+    array([[0, 1]])
     """
     predictions = np.vstack([exits.predictions, exits.backbone[None]])
     return predictions[taken, np.arange(predictions.shape[1])]

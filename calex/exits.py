@@ -159,6 +159,15 @@ def read(paths: Sequence[str | Path], split: str, score: str) -> Exits:
     ------
     CalexError
         If a file is damaged, holds other arrays than it should, or is about other images than the first one.
+
+    Examples
+    --------
+    In the folder of a finished run:
+
+    >>> folder = "results/digits/resnet18/calexnet/default/seed0"
+    >>> exits = read([f"{folder}/exits{k}.npz" for k in (1, 2, 3)], "test", score="confidence")
+    >>> exits.predictions.shape, exits.scores.dtype
+    ((3, 400), dtype('float32'))
     """
     return read_views(paths, split, score)[0]
 

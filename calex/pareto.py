@@ -117,6 +117,17 @@ def at_budgets(points: pl.DataFrame, budgets: Sequence[float]) -> pl.DataFrame:
         A row for each curve and budget: the curve's key, budget, variant, point, parameters, val_accuracy,
         val_flops_fraction, test_accuracy, test_flops_fraction (what the choice really costs) and exit_share (test).
         Nulls where no point fits.
+
+    Examples
+    --------
+    In the folder of a finished run:
+
+    >>> points = pl.read_parquet("results/points_digits.parquet").filter(method="reference", policy="cpm_full")
+    >>> chosen = at_budgets(points, [0.7, 1.1])
+    >>> chosen["budget"].to_list()
+    [0.7, 1.1]
+    >>> (chosen["val_flops_fraction"].fill_null(0) <= chosen["budget"]).all()
+    True
     """
     val = points.filter(pl.col("split") == "val").select(
         *POINT, "parameters", val_accuracy="accuracy", val_flops_fraction="flops_fraction"

@@ -25,8 +25,8 @@ KINDS = {
     "benchmark": "benchmarks",
 }
 
-# What these say reaches people, never a result.
-SILENT = {"errors.py", "progress.py", "plugins/contracts.py", "plugins/ranges.py"}
+# What these say reaches people, never a result; `calex/__init__.py` is only the list of public names.
+SILENT = {"__init__.py", "errors.py", "progress.py", "plugins/contracts.py", "plugins/ranges.py"}
 
 # What a module may read besides code: a page template of its own name.
 BESIDE = (".html",)

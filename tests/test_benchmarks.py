@@ -312,3 +312,23 @@ def test_a_quote_that_is_not_text_is_refused(tmp_path, capsys):
     (tmp_path / "README.md").write_text(MARKED)
     assert main(["quote", str(tmp_path / "t.md"), "--into", str(tmp_path / "README.md")]) == 2
     assert "not text in UTF-8" in capsys.readouterr().err
+
+
+WIDE = "Words.\n\n| | 70% | 50% |\n|---|---|---|\n| a \\| b | 1 | 2 |\n\n| second |\n|---|\n"
+
+
+def test_a_quote_may_take_some_columns_of_the_first_table(tmp_path):
+    (tmp_path / "README.md").write_text(MARKED)
+    (tmp_path / "t.md").write_text(WIDE)
+    assert main(["quote", str(tmp_path / "t.md"), "--columns", "50%", "--into", str(tmp_path / "README.md")]) == 0
+    table = "| | 50% |\n|---|---|\n| a \\| b | 2 |"
+    assert (tmp_path / "README.md").read_text() == MARKED.replace("\nold\n", f"\n\n{table}\n\n")
+
+
+@pytest.mark.parametrize(("text", "fault"), [(WIDE, "no column 30%; known: 70%, 50%"), ("Words.\n", "holds no table")])
+def test_columns_that_are_not_there_are_one_line_and_change_nothing(tmp_path, capsys, text, fault):
+    (tmp_path / "README.md").write_text(MARKED)
+    (tmp_path / "t.md").write_text(text)
+    assert main(["quote", str(tmp_path / "t.md"), "--columns", "50%", "30%", "--into", str(tmp_path / "README.md")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and fault in error and (tmp_path / "README.md").read_text() == MARKED

@@ -97,11 +97,37 @@ class Store:
 
 
 def open_store(folder: str | Path, split: str, *, dataset: str | None = None, backbone: str | None = None) -> Store:
-    """Open `{folder}/{split}.zarr`, strictly and cheaply (features themselves are checked as they are read).
+    """Open `{folder}/{split}.zarr`, strictly and cheaply: features themselves are checked as they are read.
 
-    dataset, backbone: fingerprints that the store must have been made from.
-    Raises CalexError, naming the file and the remedy, for a manifest that is missing, damaged, edited, of another
-    format or of another store; metadata or a chunk file that is missing or not as the manifest says.
+    Parameters
+    ----------
+    folder : path
+        Where `{split}.zarr` and its manifest `{split}.json` are.
+    split : {"train", "val", "test"}
+        Whose images.
+    dataset, backbone : str, optional
+        Fingerprints that the store must have been made from.
+
+    Returns
+    -------
+    Store
+        The frozen network's features, log-probabilities and labels.
+
+    Raises
+    ------
+    CalexError
+        Naming the file and the remedy: for a manifest that is missing, damaged, edited, of another format or of another
+        store, and for metadata or a chunk file that is missing or not as the manifest says.
+
+    Examples
+    --------
+    In the folder of a finished run:
+
+    >>> store = open_store("results/digits/resnet18/features", "test")
+    >>> store.labels.shape, store.log_softmax.shape
+    ((400,), (1, 400, 10))
+    >>> store.tap(0).shape[:2]  # (V, N, C, H, W): what the first branch reads
+    (1, 400)
     """
     store = with_manifest(Path(folder), split)
     for name, asked in (("dataset", dataset), ("backbone", backbone)):

@@ -16,7 +16,31 @@ from calex.report.formatting import joined
 
 
 def read_points(path: str | Path) -> pl.DataFrame:
-    """Read the table of operating points, or raise a `CalexError` that says what is wrong with it."""
+    """Read the operating points of a finished comparison, `points_{dataset}.parquet`.
+
+    Parameters
+    ----------
+    path : path
+        The file; results/README.md explains its columns.
+
+    Returns
+    -------
+    DataFrame
+        One row for each operating point and split.
+
+    Raises
+    ------
+    CalexError
+        If the file is damaged, or is no such table of one dataset with at least one method.
+
+    Examples
+    --------
+    In the folder of a finished run:
+
+    >>> points = read_points("results/points_digits.parquet")
+    >>> points["split"].unique().sort().to_list()
+    ['test', 'val']
+    """
     points = read_parquet(path, MARKED)
     check(points, str(path))
     return points

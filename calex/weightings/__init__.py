@@ -17,6 +17,11 @@ def effective_sample_size(weights: np.ndarray) -> float:
     weights : float64, any shape
         Not negative, not all 0.
 
+    Returns
+    -------
+    float
+        Between 1 and the number of weights.
+
     Examples
     --------
     >>> import numpy as np
