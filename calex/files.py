@@ -56,8 +56,8 @@ def _system_error(error: Exception) -> int | None:
     """The system's number of what went wrong; libraries written in Rust (Polars, safetensors) tell it in words only."""
     if isinstance(error, OSError):
         return error.errno
-    told = re.search(r"\(os error (\d+)\)", str(error))
-    return int(told[1]) if told else None
+    number = re.search(r"\(os error (\d+)\)", str(error))
+    return int(number[1]) if number else None
 
 
 def canonical_json(value: Any) -> str:
@@ -122,14 +122,14 @@ def _reading(path: str | Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise
-        if isinstance(error, MemoryError) and _size_asked_for(error) <= Path(path).stat().st_size:
+        if isinstance(error, MemoryError) and _requested_bytes(error) <= Path(path).stat().st_size:
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CalexError(f"{path}: damaged ({reason}); {remedy(path)}") from None
 
 
-def _size_asked_for(error: MemoryError) -> int:
-    """Bytes of the array that NumPy could not have; 0 where it is not told."""
+def _requested_bytes(error: MemoryError) -> int:
+    """Bytes of the array that NumPy could not have; 0 where that is unknown."""
     if not hasattr(error, "shape") or not hasattr(error, "dtype"):
         return 0
     return math.prod(error.shape) * error.dtype.itemsize

@@ -121,7 +121,7 @@ def _take_over_or_refuse(holder: Path, what: str, wait: bool) -> None:
 
 
 def _has_ended(process: int) -> bool:
-    """Whether a process of this host is no more; where that cannot be asked (Windows), it is taken to run."""
+    """Whether a process of this host is no more; where that cannot be known (Windows), it is taken to run."""
     if os.name != "posix":
         return False
     try:
