@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from calex.errors import CalexError
+from calex.errors import CalexError, one_line
 from calex.files import read_json, write_json
 from calex.locks import guard_of, locked
 from calex.progress import say
@@ -49,9 +49,17 @@ def candidates(device: torch.device) -> list[str]:
 def measure(work: Callable[[str], object], computes: Iterable[str]) -> dict[str, float]:
     """Median seconds of `work(compute)` for each precision, the first of which is float32.
 
-    They take turns, so that whatever else the machine does meets all of them; the first round is not counted.
+    They take turns, so that whatever else the machine does meets all of them; the first round is not counted. A network
+    may fail in a lower precision (an operator that mixes types, say): that one is left out.
     """
-    first = {compute: seconds(work, compute) for compute in computes}
+    first: dict[str, float] = {}
+    for compute in computes:
+        try:
+            first[compute] = seconds(work, compute)
+        except RuntimeError as error:  # what torch raises
+            if compute == "float32":
+                raise
+            say(f"the network cannot compute in {compute} ({one_line(error)})")
     reference = first["float32"]
     times: dict[str, list[float]] = {compute: [] for compute, taken in first.items() if taken <= HOPELESS * reference}
     if len(times) > 1:

@@ -49,6 +49,22 @@ def test_a_hopeless_candidate_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> 
     assert times == {"float32": 1.0, "bfloat16": 40.0, "float16": 0.5}
 
 
+def test_a_precision_that_the_network_cannot_compute_in_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine = Machine(monkeypatch, float32=[1.0], bfloat16=[0.1])
+
+    def work(compute: str) -> None:
+        machine.work(compute)
+        factor = torch.ones(2, 2, dtype=precision.DTYPES[compute])
+        factor @ torch.ones(2, 2)  # types that do not go together, as in many a network
+
+    assert precision.measure(work, ["float32", "bfloat16"]) == {"float32": 1.0}
+    assert "the network cannot compute in bfloat16 (" in capsys.readouterr().err
+    with pytest.raises(RuntimeError):
+        precision.measure(lambda compute: torch.ones(2) @ torch.ones(3), ["float32", "bfloat16"])
+
+
 @pytest.mark.parametrize(
     ("times", "expected"),
     [
