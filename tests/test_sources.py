@@ -19,7 +19,7 @@ def test_a_branch_knows_its_head_and_target_and_no_other() -> None:
     files = set(sources.of_step("train_branch", BRANCH))
     assert {"calex/steps/train_branch.py", "calex/heads/prototype.py", "calex/targets/kl.py", "calex/branches.py"} <= files
     assert "calex/targets/argmax.py" not in files
-    assert not any("backbones" in file or "calibration" in file for file in files)
+    assert not any("backbones" in file or "policies" in file for file in files)
 
 
 def test_a_plugin_brings_what_it_imports() -> None:
@@ -30,7 +30,7 @@ def test_a_plugin_brings_what_it_imports() -> None:
 def test_the_report_knows_its_page_and_nothing_of_the_method() -> None:
     files = set(sources.of_step("report", {}))
     assert {"calex/report/build.py", "calex/report/page.html", "calex/report/template.html", "calex/pareto.py"} <= files
-    assert not any(part in file for file in files for part in ("heads", "recipes", "calibration", "cascade"))
+    assert not any(part in file for file in files for part in ("heads", "recipes", "policies", "cascade"))
 
 
 def test_the_page_of_benchmarks_knows_its_template_and_not_the_report() -> None:

@@ -46,8 +46,11 @@ def test_every_file_of_the_contract_is_made(tiny: Path) -> None:
         "results/digits/paired.parquet",
         *(f"results/digits/resnet18/features/{split}.json" for split in images.SPLITS),
         *(f"{CASCADE}/{name}" for k in (1, 2, 3) for name in (f"branch{k}.safetensors", f"exits{k}.npz")),
-        *(f"{CASCADE}/weights{k}.npy" for k in (2, 3)),
-        *(f"{CASCADE}/cpm_survivors.{name}" for name in ("thresholds.parquet", "points.parquet", "exits.npz")),
+        *(f"{CASCADE}/weights{k}.{suffix}" for k in (2, 3) for suffix in ("npy", "json")),
+        *(
+            f"{CASCADE}/cpm_survivors.{name}"
+            for name in ("thresholds.parquet", "calibration.json", "points.parquet", "exits.npz")
+        ),
         *(f"results/pareto_digits.{suffix}" for suffix in ("html", "svg", "png", "csv", "md")),
     }
     assert {path for path in expected if not (tiny / path).is_file()} == set()
