@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Beside another worker a second thread is no gain, and two trainings of two threads each would wait for one another.
-# Set before torch is imported; here and not later, because OpenMP reads it once.
+# Beside another worker a second thread is no gain, and two trainings of two threads each would wait for one another. Set before
+# torch is imported, because OpenMP reads it once. A step that is given `--threads` has as many all the same.
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_THREAD_LIMIT": "1"}
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 REPOSITORY = Path(__file__).parents[1]
 Snakemake = Callable[..., subprocess.CompletedProcess[str]]
