@@ -1,4 +1,4 @@
-"""The front door: `python -m calex VERB` runs one step of the pipeline by hand, as the workflow runs it."""
+"""The command line: `python -m calex COMMAND` runs one step of the pipeline by hand, as the workflow runs it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from calex import __version__, memory
 from calex.errors import CalexError, suggestion
 from calex.plugins.modules import PACKAGE
 
-# In the order of the data's way; the last ones are for people.
-VERBS = (
+# In pipeline order; the last ones are for people.
+COMMANDS = (
     "prepare-dataset",
     "measure-taps",
     "train-backbone",
@@ -43,9 +43,9 @@ VERBS = (
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "0"}
 
 
-def docstring(verb: str) -> str:
-    """What a verb does, read from its file: asking for help never imports torch."""
-    source = (PACKAGE / "steps" / f"{verb.replace('-', '_')}.py").read_text(encoding="utf-8")
+def docstring(command: str) -> str:
+    """What a command does, read from its file: asking for help never imports torch."""
+    source = (PACKAGE / "steps" / f"{command.replace('-', '_')}.py").read_text(encoding="utf-8")
     return ast.get_docstring(ast.parse(source)) or ""
 
 
@@ -53,7 +53,7 @@ READER_GONE = 141  # the exit code of a program that SIGPIPE ends
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb and give its exit code. A reader that goes early (`| head`) is no error and gets no traceback."""
+    """Run one command and give its exit code. A reader that goes early (`| head`) is no error and gets no traceback."""
     try:
         try:
             return run(sys.argv[1:] if arguments is None else arguments)
@@ -67,51 +67,51 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(arguments: list[str]) -> int:
-    """Do what the words of a command line ask for, `[verb, option, …]`, and give the exit code."""
+    """Do what the words of a command line ask for, `[command, option, …]`, and give the exit code."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: python -m calex VERB [--help | options]\n\nThe steps of the pipeline, in the order of the data's way:\n")
-        for verb in VERBS:
-            print(f"  {verb:<17} {docstring(verb).splitlines()[0]}")
+        print("usage: python -m calex COMMAND [--help | options]\n\nThe steps of the pipeline, in pipeline order:\n")
+        for command in COMMANDS:
+            print(f"  {command:<17} {docstring(command).splitlines()[0]}")
         print(
             "\nThe workflow calls exactly these: `snakemake -n --printshellcmds results/pareto_digits.html` prints the lines."
         )
         return 0
-    verb, *rest = arguments
-    if verb == "--version":
+    command, *rest = arguments
+    if command == "--version":
         print(__version__)
         return 0
-    if verb not in VERBS:
-        print(f"calex: error: unknown verb '{verb}', {suggestion(verb, VERBS)}", file=sys.stderr)
+    if command not in COMMANDS:
+        print(f"calex: error: unknown command '{command}', {suggestion(command, COMMANDS)}", file=sys.stderr)
         return 2
     parser = argparse.ArgumentParser(
-        prog=f"python -m calex {verb}", description=docstring(verb), formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"python -m calex {command}", description=docstring(command), formatter_class=argparse.RawDescriptionHelpFormatter
     )
     lower = ""
     for name, value in WAITING.items():
         os.environ.setdefault(name, value)
     try:
-        step = importlib.import_module(f"calex.steps.{verb.replace('-', '_')}")
+        step = importlib.import_module(f"calex.steps.{command.replace('-', '_')}")
         step.add_arguments(parser)
         lower = getattr(step, "LOWER", "")
         step.run(parser.parse_args(rest))
     except CalexError as error:
-        print(f"calex {verb}: error: {error}", file=sys.stderr)
+        print(f"calex {command}: error: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         raise
     except (MemoryError, OSError, RuntimeError) as error:
         if memory.ran_out(error):
             remedy = f"lower {lower}, or give the step more memory" if lower else "give the step more memory"
-            print(f"calex {verb}: error: {memory.described(error)}; {remedy}", file=sys.stderr)
+            print(f"calex {command}: error: {memory.described(error)}; {remedy}", file=sys.stderr)
             return 2
         if not isinstance(error, OSError):
             raise
         remedy = "make room and rerun" if error.errno == errno.ENOSPC else "check the path and its permissions"
         where = f"{error.filename}: " if error.filename else ""
-        print(f"calex {verb}: error: {where}{error.strerror or error}; {remedy}", file=sys.stderr)
+        print(f"calex {command}: error: {where}{error.strerror or error}; {remedy}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"calex {verb}: interrupted", file=sys.stderr)
+        print(f"calex {command}: interrupted", file=sys.stderr)
         return 130
     return 0
 

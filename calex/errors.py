@@ -1,4 +1,4 @@
-"""The one error a user sees: a line that says what is wrong, where, and how to mend it."""
+"""The one error a user sees: a line that says what is wrong, where, and how to correct it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class CalexError(Exception):
 
 
 class Faults(list[str]):
-    """All that is wrong with something, one text each: who mends it wants to see everything in one run."""
+    """All that is wrong with something, one text each: who corrects it wants to see everything in one run."""
 
     @contextmanager
     def gather(self) -> Iterator[None]:
@@ -38,7 +38,7 @@ def one_line(error: BaseException) -> str:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return the near miss among `known`, or all of them: the end of an error about an unknown `name`."""
+    """Return the closest match among `known`, or all of them: the end of an error about an unknown `name`."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known) or 'none'}"

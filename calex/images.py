@@ -86,16 +86,16 @@ def checked(dataset: Images, where: str) -> Images:
         If a type, a shape or a label is wrong, or a class has no image in a split.
     """
     if not isinstance(dataset, Images):
-        raise CalexError(f"{where}: load() returned {type(dataset).__name__}, not Images; mend the source")
+        raise CalexError(f"{where}: load() returned {type(dataset).__name__}, not Images; correct the source")
     for name, kind, dimensions, form in _FORMS:
         array = getattr(dataset, name)
         if not isinstance(array, np.ndarray):
-            raise CalexError(f"{where}: {name} must be {form}, got {type(array).__name__}; mend the source")
+            raise CalexError(f"{where}: {name} must be {form}, got {type(array).__name__}; correct the source")
         if not np.issubdtype(array.dtype, kind) or array.ndim != dimensions:
-            raise CalexError(f"{where}: {name} must be {form}, got {array.dtype} {array.shape}; mend the source")
+            raise CalexError(f"{where}: {name} must be {form}, got {array.dtype} {array.shape}; correct the source")
     images, labels, names = dataset.images, dataset.labels, dataset.names.tolist()
     if images.shape[3] not in (1, 3) or min(images.shape) < 1:
-        raise CalexError(f"{where}: images must be {_FORMS[0][3]} and not empty, got {images.shape}; mend the source")
+        raise CalexError(f"{where}: images must be {_FORMS[0][3]} and not empty, got {images.shape}; correct the source")
     if labels.shape != (len(images),) or dataset.split.shape != labels.shape:
         raise CalexError(f"{where}: {len(images)} images but {len(labels)} labels and {len(dataset.split)} split entries")
     classes = len(names)
@@ -110,7 +110,7 @@ def checked(dataset: Images, where: str) -> Images:
     outside = np.flatnonzero((labels < 0) | (labels >= classes))
     if outside.size:
         first = outside[0]
-        raise CalexError(f"{where}: image {first} has label {labels[first]}, outside 0..{classes - 1}; mend the source")
+        raise CalexError(f"{where}: image {first} has label {labels[first]}, outside 0..{classes - 1}; correct the source")
     for split in SPLITS:
         counts = np.bincount(labels[dataset.indices(split)], minlength=classes)
         empty = [f"'{name}'" for name, count in zip(names, counts, strict=True) if count == 0]

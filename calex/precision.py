@@ -27,7 +27,7 @@ from calex.progress import say
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SECONDS = 1.0  # of work in each candidate
 ROUNDS = 3  # at least, whatever they take
-HOPELESS = 4.0  # times as slow as float32 in its first round: not measured further
+TOO_SLOW = 4.0  # times as slow as float32 in its first round: not measured further
 GAIN = 1.05  # what a lower precision has to gain
 
 
@@ -61,7 +61,7 @@ def measure(work: Callable[[str], object], computes: Iterable[str]) -> dict[str,
                 raise
             say(f"the network cannot compute in {compute} ({one_line(error)})")
     reference = first["float32"]
-    times: dict[str, list[float]] = {compute: [] for compute, taken in first.items() if taken <= HOPELESS * reference}
+    times: dict[str, list[float]] = {compute: [] for compute, taken in first.items() if taken <= TOO_SLOW * reference}
     if len(times) > 1:
         while min(map(len, times.values())) < ROUNDS or sum(map(sum, times.values())) < SECONDS * len(times):
             for compute, taken in times.items():

@@ -2,7 +2,7 @@
 
 Snakemake does not see edits inside an imported package. So each rule carries a hash of every file that its step
 imports, found by reading import statements, of the plugins that its own config block names, and of a network of the
-user's own. The front door (`__main__`), which knows all verbs, is never walked.
+user's own. The command line (`__main__`), which knows all commands, is never walked.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ KINDS = {
     "benchmark": "benchmarks",
 }
 
-# What these say reaches people, never a result; `calex/__init__.py` is only the list of public names.
-SILENT = {"__init__.py", "errors.py", "progress.py", "plugins/contracts.py", "plugins/ranges.py"}
+# They affect messages only, never a result; `calex/__init__.py` is only the list of public names.
+NOT_HASHED = {"__init__.py", "errors.py", "progress.py", "plugins/contracts.py", "plugins/ranges.py"}
 
 # What a module may read besides code: a page template of its own name.
 BESIDE = (".html",)
@@ -42,5 +42,5 @@ def of_step(step: str, settings: dict[str, Any]) -> dict[str, str]:
         sources.append(own.source(settings["network"]))
     reached = modules.closure(sources)
     pages = [Source(page, source.root) for source in reached for page in map(source.file.with_suffix, BESIDE) if page.is_file()]
-    silent = {PACKAGE / name for name in SILENT}
+    silent = {PACKAGE / name for name in NOT_HASHED}
     return {source.name: modules.digest(source.file) for source in sorted([*reached, *pages]) if source.file not in silent}

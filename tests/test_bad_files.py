@@ -21,10 +21,10 @@ from feature_stores import SMALL, dump
 from made_up_exits import random_exits, write
 
 from calex import exits as exits_of
-from calex.__main__ import VERBS
+from calex.__main__ import COMMANDS
 from calex.errors import CalexError
 from calex.files import read_json, read_npy, read_npz, read_parquet, remedy, replacing, write_npz
-from calex.settings import parse
+from calex.settings_argument import parse
 from calex.steps import _description, calibrate, evaluate, report, weigh_survivors
 
 SETTINGS = json.dumps({"policy": {"name": "cpm", "steps": 3}, "score": "margin", "correct": "label", "folds": 3})
@@ -301,7 +301,7 @@ def test_every_file_names_the_step_that_makes_it(tiny: Path) -> None:
     for path in tiny.glob("results/**/*"):
         if path.suffix in (".npz", ".npy", ".json", ".parquet", ".safetensors") and ".zarr" not in str(path):
             step = remedy(path).removeprefix("delete it and rerun ")
-            assert step in VERBS, path
+            assert step in COMMANDS, path
     for name, step in (("exits1.npz", "train-branch"), ("cpm.exits.npz", "evaluate"), ("weights2.npy", "weigh-survivors")):
         assert remedy(f"results/d/b/m/default/seed0/{name}") == f"delete it and rerun {step}"
     assert remedy("somewhere/else.npz") == "delete it and rerun the step that makes it"

@@ -18,7 +18,7 @@ from calex.crossfit import assign_folds
 from calex.exits import Exits
 from calex.plugins import complete, load, options_of
 from calex.policies.cpm import class_precision, cpm_thresholds, leaving_share, required_precision
-from calex.thresholds import parameters_as_json
+from calex.threshold_table import parameters_as_json
 
 INF = math.inf
 margins = st.one_of(

@@ -254,7 +254,7 @@ def test_a_head_of_a_thousand_classes_is_to_be_fine_tuned_first(copied, capsys) 
     assert main(["train-backbone", "--dataset", "images.npz", "--settings", settings, *brought]) == 2
     assert (
         "wide.pt: does not fit the network: 4.weight is (1000, 4), not (2, 4); 4.bias is (1000,), not (2,); "
-        "it tells 1000 classes apart and the dataset has 2: fine-tune it on the dataset first" in capsys.readouterr().err
+        "it has 1000 classes and the dataset has 2: fine-tune it on the dataset first" in capsys.readouterr().err
     )
     assert list(Path("new").iterdir()) == []
 

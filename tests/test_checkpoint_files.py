@@ -20,7 +20,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from calex.backbones.checkpoint import load_checkpoint
-from calex.backbones.matching import matches
+from calex.backbones.tensor_names import matches
 from calex.errors import CalexError
 
 torch.set_num_threads(1)
@@ -211,7 +211,7 @@ SIDES = (
         (
             without() | {"3.weight": torch.ones(1000, 8), "3.bias": torch.ones(1000)},
             r"3\.weight is \(1000, 8\), not \(3, 8\); 3\.bias is \(1000,\), not \(3,\); "
-            r"it tells 1000 classes apart and the dataset has 3: fine-tune it on the dataset first$",
+            r"it has 1000 classes and the dataset has 3: fine-tune it on the dataset first$",
         ),
         (
             without("0.bias", "3.bias") | {"1.x": torch.ones(1), "3.weight": torch.ones(4, 8)},

@@ -164,7 +164,7 @@ def test_a_missing_batch_or_folder(tmp_path: Path) -> None:
     root = dataset_files.cifar10(tmp_path) / "cifar-10-batches-py"
     (root / "data_batch_3").unlink()
     refused("incomplete, there is no file 'data_batch_3'", "cifar10", folder=str(root))
-    refused("no such folder; mend `folder`", "cifar10", folder=str(tmp_path / "elsewhere"))
+    refused("no such folder; correct `folder`", "cifar10", folder=str(tmp_path / "elsewhere"))
     refused("holds neither cifar-100-python.tar.gz nor its files (meta, …)", "cifar100", folder=str(tmp_path))
     refused("source.folder: expected a text or null, got 5", "cifar10", folder=5)
 
@@ -330,7 +330,7 @@ LABELS, PIXELS = "t10k-labels-idx1-ubyte", "t10k-images-idx3-ubyte"
 
 
 @pytest.mark.parametrize(
-    ("file", "mend", "said"),
+    ("file", "correct", "said"),
     [
         (LABELS, lambda data: data[:-1] + b"\x0a", f"{LABELS}: image 49 has label 10, outside 0..9"),
         (LABELS, lambda data: data[:-1], f"{LABELS}: 49 bytes of values for 50"),
@@ -341,9 +341,9 @@ LABELS, PIXELS = "t10k-labels-idx1-ubyte", "t10k-images-idx3-ubyte"
         (LABELS, lambda data: dataset_files.idx(np.zeros(50)), "9 classes have no images in test ('Trouser', 'Pullover'"),
     ],
 )
-def test_damaged_idx_files(tmp_path: Path, file: str, mend: Callable[[bytes], bytes], said: str) -> None:
+def test_damaged_idx_files(tmp_path: Path, file: str, correct: Callable[[bytes], bytes], said: str) -> None:
     path = dataset_files.fashion(tmp_path, packed=False) / file
-    path.write_bytes(mend(path.read_bytes()))
+    path.write_bytes(correct(path.read_bytes()))
     refused(said, "fashion_mnist", folder=str(tmp_path), val=20)
 
 

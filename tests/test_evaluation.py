@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up_exits import BACKBONE, HEAD, TO_TAP, any_exits, exits, random_exits, write
 
-from calex import cascade, crossfit, thresholds
+from calex import cascade, crossfit, threshold_table
 from calex.cost import Costs
 from calex.crossfit import assign_folds
 from calex.errors import CalexError
@@ -250,7 +250,7 @@ def test_folds_are_read_and_not_made_again(tmp_path):
     asked = {"exits": paths, "thresholds": tmp_path / "p.thresholds.parquet", "settings": chosen, "key": KEY}
     evaluate.run(argparse.Namespace(**asked, out=tmp_path / "p.points.parquet"))
     after = pl.read_parquet(tmp_path / "p.points.parquet")
-    taken = crossfit.leave(val, folds, thresholds.read(tmp_path / "p.thresholds.parquet", 3, 5).of_folds)
+    taken = crossfit.leave(val, folds, threshold_table.read(tmp_path / "p.thresholds.parquet", 3, 5).of_folds)
     rows = measure(val, taken)
     assert after.filter(split="val").select(rows.columns).equals(rows) and not after.equals(before)
     for wrong in ([], folds.tolist()[1:], (folds + 1).tolist(), (folds - 1).tolist(), (folds / 2).tolist(), "0", [[0]] * 150):

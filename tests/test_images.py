@@ -201,7 +201,7 @@ def test_a_split_entry_that_is_no_split_is_an_error():
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        ({"images": small().images.tolist()}, r"mine: images must be uint8 .*, got list; mend the source"),
+        ({"images": small().images.tolist()}, r"mine: images must be uint8 .*, got list; correct the source"),
         ({"labels": small().labels.tolist()}, r"mine: labels must be int64 \(N,\), got list"),
         ({"labels": small().labels.astype(np.float64)}, r"mine: labels must be int64 \(N,\), got float64 \(9,\)"),
         ({"labels": small().labels.astype(np.int32)}, r"mine: labels must be int64 \(N,\), got int32 \(9,\)"),

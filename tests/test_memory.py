@@ -14,7 +14,7 @@ from conftest import REPOSITORY
 from made_up_exits import random_exits, write
 
 from calex import cascade, memory
-from calex.__main__ import VERBS, main
+from calex.__main__ import COMMANDS, main
 from calex.errors import CalexError
 from calex.files import read_npz, write_npz
 
@@ -110,6 +110,6 @@ def test_a_file_that_claims_more_than_it_holds_is_damaged(tmp_path):
 
 
 def test_every_step_of_the_workflow_says_what_to_lower():
-    for verb in VERBS[: VERBS.index("report") + 1]:
-        source = (REPOSITORY / "calex" / "steps" / f"{verb.replace('-', '_')}.py").read_text(encoding="utf-8")
-        assert "\nLOWER = " in source, verb
+    for command in COMMANDS[: COMMANDS.index("report") + 1]:
+        source = (REPOSITORY / "calex" / "steps" / f"{command.replace('-', '_')}.py").read_text(encoding="utf-8")
+        assert "\nLOWER = " in source, command

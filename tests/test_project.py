@@ -1,4 +1,4 @@
-"""The project's own promises: package lists agree, every key is explained, every verb has help, torch stays out."""
+"""The project's own promises: package lists agree, every key is explained, every command has help, torch stays out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from packaging.version import Version
 
 import calex
 from calex import plugins
-from calex.__main__ import VERBS, main
+from calex.__main__ import COMMANDS, main
 
 # The same package under the name that conda gives it.
 CONDA_NAMES = {"torch": "pytorch", "snakemake": "snakemake-minimal"}
@@ -156,22 +156,22 @@ def test_every_option_of_a_plugin_is_explained_with_its_default_and_no_other() -
     assert documented() == declared
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help_that_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_that_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        main([verb, "--help"])
+        main([command, "--help"])
     assert end.value.code == 0
     printed = capsys.readouterr().out
     assert "usage: python -m calex" in printed
     assert len(printed.splitlines()) > 6
 
 
-def test_the_front_door_lists_the_verbs_and_names_a_near_miss() -> None:
+def test_the_command_line_lists_the_commands_and_names_a_closest_match() -> None:
     listed = run_calex("--help").stdout
-    assert [verb for verb in VERBS if verb not in listed] == []
+    assert [command for command in COMMANDS if command not in listed] == []
     done = run_calex("calibrat")
     assert done.returncode == 2
-    assert done.stderr == "calex: error: unknown verb 'calibrat', did you mean 'calibrate'?\n"
+    assert done.stderr == "calex: error: unknown command 'calibrat', did you mean 'calibrate'?\n"
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
@@ -192,7 +192,7 @@ def test_a_reader_that_goes_early_gets_no_traceback(arguments: list[str], unbuff
 
 
 @pytest.mark.parametrize(
-    "verb",
+    "command",
     [
         "weigh_survivors",
         "calibrate",
@@ -206,8 +206,8 @@ def test_a_reader_that_goes_early_gets_no_traceback(arguments: list[str], unbuff
         "quote",
     ],
 )
-def test_what_follows_the_branches_never_imports_torch(verb: str) -> None:
-    code = f"import sys, calex.__main__, calex.steps.{verb}, calex.policies.cpm, calex.weightings.survivors; print('torch' in sys.modules)"
+def test_what_follows_the_branches_never_imports_torch(command: str) -> None:
+    code = f"import sys, calex.__main__, calex.steps.{command}, calex.policies.cpm, calex.weightings.survivors; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert done.stdout.strip() == "False"
 

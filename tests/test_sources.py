@@ -106,7 +106,7 @@ def test_annotated_constants_are_read_and_a_syntax_error_is_one_line(package: Pa
         broken = package / f"heads/broken{number}.py"
         broken.write_text(code)
         for read in (modules.constants, modules.defined, lambda file: modules.imported(modules.Source(file, package.parent))):
-            with pytest.raises(CalexError, match=rf"broken{number}\.py.*mend the file") as caught:
+            with pytest.raises(CalexError, match=rf"broken{number}\.py.*correct the file") as caught:
                 read(broken)
             assert "\n" not in str(caught.value)
     with pytest.raises(CalexError, match=r"broken0\.py, line 2: "):
@@ -123,7 +123,7 @@ def test_how_checkpoints_are_read_concerns_the_backbone_alone() -> None:
     """An edit of what other libraries' files look like must not cache features again."""
     settings = {"network": "resnet18"}
     reading = {
-        f"calex/backbones/{name}.py" for name in ("checkpoint", "formats", "matching", "metadata", "accuracy", "diagnosis")
+        f"calex/backbones/{name}.py" for name in ("checkpoint", "formats", "tensor_names", "metadata", "accuracy", "diagnosis")
     }
     assert reading <= set(sources.of_step("train_backbone", settings))
     for step in ("measure_taps", "cache_features", "train_branch", "evaluate"):

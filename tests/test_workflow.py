@@ -192,7 +192,7 @@ def test_a_syntax_error_in_the_library_is_one_line(tmp_path: Path, file: str) ->
     done = run_snakemake(tmp_path, REPORT, "-n", repository=copy)
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if line.startswith("calex: error:")]
-    assert len(lines) == 1 and file in lines[0] and "mend the file" in lines[0], done.stderr
+    assert len(lines) == 1 and file in lines[0] and "correct the file" in lines[0], done.stderr
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 

@@ -80,7 +80,7 @@ def _own(network: str, classes: int) -> nn.Module:
         model = function(classes)
     except Exception as error:  # the user's code: anything can happen
         raise CalexError(
-            f"network: {network} fails when it is called with the number of classes, {classes} ({one_line(error)}); mend it"
+            f"network: {network} fails when it is called with the number of classes, {classes} ({one_line(error)}); correct it"
         ) from None
     if not isinstance(model, nn.Module):
         raise CalexError(f"network: {network} gives a {type(model).__name__}, not a torch.nn.Module; return the network")
@@ -105,7 +105,7 @@ def unusable(model: nn.Module) -> str | None:
     try:
         copy.deepcopy(model)
     except Exception as error:  # the user's code: anything can happen
-        return f"cannot be copied ({one_line(error)}); mend it"
+        return f"cannot be copied ({one_line(error)}); correct it"
     return None
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from calex.backbones import formats
-from calex.backbones.matching import Match, matches
+from calex.backbones.tensor_names import Match, matches
 from calex.errors import CalexError, suggestion
 
 # Under which keys the weights usually lie; what other keys hold is taken if none of these fits.
@@ -46,7 +46,7 @@ class Candidate:
 class Loaded:
     """What came out of a checkpoint besides the weights.
 
-    key: where they were. averaged: keys of other state dicts that fit the network too. left_out: names of tensors that
+    key: where they were. others: keys of other state dicts that fit the network too. left_out: names of tensors that
     are no part of the network. content: all of the file, for what it says of images and classes.
     """
 
@@ -148,7 +148,7 @@ def refusal(closest: Candidate, wanted: Mapping[str, tuple[int, ...]]) -> str:
     outputs = {(there[0], here[0]) for there, here in pairs if there and here and there[1:] == here[1:]}
     if len(match.misfits) == len(faults) and len(outputs) == 1 and all(there[1:] == here[1:] for there, here in pairs):
         there, here = outputs.pop()
-        return f"{reasons}; it tells {there} classes apart and the dataset has {here}: fine-tune it on the dataset first"
+        return f"{reasons}; it has {there} classes and the dataset has {here}: fine-tune it on the dataset first"
     if any("pos_embed" in name or "position" in name for name in match.misfits):
         reasons += "; its position embeddings are for another size of images: set the input_size that it was trained at"
     place = f" under '{closest.key}'" if closest.key else ""

@@ -1,4 +1,4 @@
-"""What to tell a user whose network answers training images badly: what was seen, what would mend it, the usual suspects."""
+"""What to tell a user whose network answers training images badly: what was seen, what would correct it, the likely causes."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def _run(
         except Exception as error:  # the network's code: anything can happen
             failure = one_line(error)
     first = _first_channels(model)
-    remedy = "mend it or set another input_size" if own.is_own(network) else "set another input_size or network"
+    remedy = "correct it or set another input_size" if own.is_own(network) else "set another input_size or network"
     if first not in (1, 3, None):
         remedy = f"its first convolution reads {first} channels, and images have 3, or 1 (grey)"
     raise CalexError(
@@ -206,7 +206,7 @@ def check_logits(model: nn.Module, network: str, shape: tuple[int, int, int]) ->
     try:
         _, answers = _pass(_copy(model, "cpu"), [], images, lambda *_: None)
     except Exception as error:  # the network's code: anything can happen
-        raise CalexError(f"network: {network} cannot read images of {shape[-1]} px ({one_line(error)}); mend it") from None
+        raise CalexError(f"network: {network} cannot read images of {shape[-1]} px ({one_line(error)}); correct it") from None
     answers = answers.double()
     if (answers >= 0).all() and (answers.sum(1) - 1).abs().max() < 1e-3:
         raise CalexError(

@@ -89,7 +89,7 @@ def _infinite(
 
 
 def _lines(problem: ValidationError) -> Iterator[str]:
-    """Yield the lines of a violation: where, what, and the near miss; one for each unknown or missing key."""
+    """Yield the lines of a violation: where, what, and the closest match; one for each unknown or missing key."""
     where = ".".join(str(part) for part in problem.absolute_path)
     prefix = f"{where}: " if where else ""
     given, rule, wanted = problem.instance, problem.validator, problem.validator_value

@@ -50,7 +50,7 @@ def find(archive: Archive, resources: Path, folder: str | None, landmark: str, m
         if (place / landmark).exists():
             return place
     raise CalexError(
-        f"{given}: holds neither {archive.file} nor its files ({landmark}, …); mend `folder`, or leave it out to download"
+        f"{given}: holds neither {archive.file} nor its files ({landmark}, …); correct `folder`, or leave it out to download"
     )
 
 
@@ -58,7 +58,7 @@ def existing_path(folder: str) -> Path:
     """Return the path that a config gives, if it leads anywhere."""
     path = Path(folder).expanduser()
     if not path.exists():
-        raise CalexError(f"{path}: no such folder; mend `folder` (relative paths begin where the run was started)")
+        raise CalexError(f"{path}: no such folder; correct `folder` (relative paths begin where the run was started)")
     return path
 
 

@@ -57,7 +57,7 @@ def order_key(names: Sequence[str]) -> Any:
 
 
 def _check_same(one: set[str], other: set[str], one_place: str, other_place: str, where: str, remedy: str) -> None:
-    """Refuse two sets of names that differ, with all differences and their near misses."""
+    """Refuse two sets of names that differ, with all differences and their closest matches."""
     faults = [
         f"{_these(lonely)} no {missing}{_hint(lonely, there)}"
         for lonely, there, missing in (
@@ -76,7 +76,7 @@ def _these(names: list[str]) -> str:
 
 
 def _hint(names: list[str], candidates: list[str]) -> str:
-    """Say what the first name that has a near miss may be."""
+    """Say what the first name that has a closest match may be."""
     for name in names:
         for other in candidates:
             if name.strip().casefold() == other.strip().casefold():

@@ -191,7 +191,7 @@ def image_files(folder: Path, left_out: LeftOut) -> list[Path]:
         try:
             status = file.stat()
         except OSError:
-            left_out.add("links that lead nowhere", file, "mend or remove them")
+            left_out.add("links that lead nowhere", file, "correct or remove them")
             continue
         if (status.st_dev, status.st_ino) in seen:
             left_out.add("links to an image of the same class", file)

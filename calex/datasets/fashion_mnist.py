@@ -58,7 +58,7 @@ def files(resources: Path, folder: str | None) -> dict[str, Path]:
     found = {name: path for name in FILES for path in (place / name, place / f"{name}.gz") if path.is_file()}
     missing = [name for name in FILES if name not in found]
     if missing:
-        raise CalexError(f"{place}: incomplete, there is no file '{missing[0]}' (or .gz); mend `folder`")
+        raise CalexError(f"{place}: incomplete, there is no file '{missing[0]}' (or .gz); correct `folder`")
     return found
 
 

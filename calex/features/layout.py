@@ -91,7 +91,7 @@ class Layout:
 
     @property
     def arrays(self) -> dict[str, Array]:
-        """Every array of the store by name, in the order of the data's way."""
+        """Every array of the store by name, in pipeline order."""
         dtype = np.dtype(PRECISIONS[self.precision])
         axes = ("view", "image", "channel", "height", "width")
         arrays = {

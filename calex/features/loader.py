@@ -1,4 +1,4 @@
-"""Batches of cached features for training: resident where they fit, else streamed, the same in either way.
+"""Batches of cached features for training: resident where they fit, else streamed.
 
 In epoch e the images of chunk n are shown in view (e + n) mod V: every image once an epoch, every view of it once in
 V epochs, and whole chunks are all that is ever read.

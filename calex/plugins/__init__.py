@@ -68,7 +68,7 @@ def constants(kind: str, name: str) -> dict[str, Any]:
 def complete(kind: str, block: dict[str, Any], where: str) -> dict[str, Any]:
     """Return a plugin's config block with every option present, fit for JSON.
 
-    Raises CalexError for unknown options, with their near miss, and for values of another kind or out of range.
+    Raises CalexError for unknown options, with their closest match, and for values of another kind or out of range.
     """
     file = source(kind, block["name"], f"{where}.name")
     contracts.check_source(kind, file, f"{where}.name")

@@ -71,9 +71,9 @@ def parsed(file: Path) -> ast.Module:
     try:
         return ast.parse(file.read_bytes())
     except SyntaxError as error:
-        raise CalexError(f"{file}, line {error.lineno or 1}: {error.msg}; mend the file") from None
+        raise CalexError(f"{file}, line {error.lineno or 1}: {error.msg}; correct the file") from None
     except ValueError as error:  # a null byte
-        raise CalexError(f"{file}: {error}; mend the file") from None
+        raise CalexError(f"{file}: {error}; correct the file") from None
 
 
 @_once
@@ -191,7 +191,7 @@ def load(source: Source, module: str, where: str) -> ModuleType:
     try:
         loaded = importlib.import_module(module)
     except Exception as error:  # the user's code: anything can happen
-        raise CalexError(f"{where}: {source.file} cannot be imported ({one_line(error)}); mend it") from None
+        raise CalexError(f"{where}: {source.file} cannot be imported ({one_line(error)}); correct it") from None
     if loaded.__file__ is None or not Path(loaded.__file__).samefile(source.file):
         raise CalexError(f"{where}: '{module}' is loaded from {loaded.__file__}, not {source.file}; give yours another name")
     return loaded
@@ -248,7 +248,7 @@ def _above(source: Source, node: ast.ImportFrom) -> tuple[str, ...]:
     """Return the package that the dots of `from ..x import y` mean."""
     folder = source.file.parents[min(node.level, len(source.file.parents)) - 1]
     if not folder.is_relative_to(source.root):  # more dots than there are packages: Python refuses it too
-        raise CalexError(f"{source.file}, line {node.lineno}: an import goes beyond its package; mend the file")
+        raise CalexError(f"{source.file}, line {node.lineno}: an import goes beyond its package; correct the file")
     return folder.relative_to(source.root).parts
 
 

@@ -14,13 +14,13 @@ from calex.cascade import ALWAYS, NEVER
 from calex.exits import Exits
 
 # population: calibrate branch k on the `survivors` of earlier branches at the same margin, or on `all` images.
-# min_support: how many validation images of a class must leave for a threshold to be believed.
+# min_support: how many validation images of a class must leave for a threshold to be used.
 # steps: how many margins each of [1, 0], [0, −1] and [−1, −2] is swept in, from cheap to the plain backbone.
 OPTIONS = {"population": "survivors", "min_support": 5, "steps": 40}
 CHOICES = {"population": ["survivors", "all"]}
 RANGES = {"min_support": "[1, inf)", "steps": "[1, inf)"}
 
-REMEDY = "lower min_support, or use the policy `global`, which has no threshold a class"
+REMEDY = "lower min_support, or use the policy `global`, which has no threshold per class"
 
 ROUNDING = 1e-9  # rates of whole counts that are equal up to this are equal
 
@@ -61,7 +61,7 @@ def cpm_thresholds(
     population : {"survivors", "all"}
         Calibrate branch k on the images that branches before it keep at the same margin, or on all images.
     min_support : int
-        How many images must leave for a threshold to be believed.
+        How many images must leave for a threshold to be used.
 
     Returns
     -------
@@ -167,7 +167,7 @@ def ranked_thresholds(
     share : float
         Below 1, only this top share of those that would leave do (never a part of equal scores).
     min_support : int
-        How many images must leave for a threshold to be believed.
+        How many images must leave for a threshold to be used.
     """
     classes = np.arange(len(required))
     starts = np.searchsorted(predictions, classes, side="left")

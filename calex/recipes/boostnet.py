@@ -1,4 +1,4 @@
-"""BoostNet: each branch mends what the branches before it got wrong (Yu et al. 2023).
+"""BoostNet: each branch corrects what the branches before it got wrong (Yu et al. 2023).
 
 F_1 = f_1, F_n = f_n + t·F_{n−1}; branch n learns f_n alone, and answers softmax(F_n). The paper's rescaling of gradients
 changes nothing over a frozen backbone, where branches share no weights.

@@ -1,1 +1,1 @@
-"""One file a verb: flags and paths at the edge, arrays inside. A step imports only what it needs."""
+"""One file a command: flags and paths at the edge, arrays inside. A step imports only what it needs."""

@@ -1,4 +1,4 @@
-"""What the two verbs that train branches share: the stores that they read and the files that they write."""
+"""What the two commands that train branches share: the stores that they read and the files that they write."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def opened(features: Path) -> dict[str, Store]:
 
 
 def check(settings: dict[str, Any], joint: bool) -> None:
-    """An error, if the recipe is for the other verb or cannot learn the target."""
+    """An error, if the recipe is for the other command or cannot learn the target."""
     name = settings["recipe"]["name"]
     if recipes.joint(name) != joint:
-        verb, ways = ("train-branch", "one by one") if joint else ("train-branches", "all at once")
-        raise CalexError(f"--settings: the recipe '{name}' trains branches {ways}; use {verb}")
+        command, ways = ("train-branch", "one by one") if joint else ("train-branches", "all at once")
+        raise CalexError(f"--settings: the recipe '{name}' trains branches {ways}; use {command}")
     recipes.check_target(name, settings["target"]["name"], "--settings: target")
 
 

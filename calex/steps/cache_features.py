@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import zarr
 
-from calex import __version__, devices, images, precision, settings, splitting, transform
+from calex import __version__, devices, images, precision, settings_argument, splitting, transform
 from calex.backbones import build, own, taps
 from calex.backbones.records import read_backbone_record, read_taps_record
 from calex.backbones.weights import read_weights
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the folder of stores to write into")
     parser.add_argument(
         "--settings",
-        type=settings.parse,
+        type=settings_argument.parse,
         required=True,
         help='JSON: {"views", "precision", "codec", "compute", "batch_size", "order_seed"}; config/README.md explains each key',
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calex import cascade, crossfit, exits, plugins, settings, thresholds
+from calex import cascade, crossfit, exits, plugins, settings_argument, threshold_table
 from calex.errors import CalexError
 from calex.files import write_json
 from calex.progress import say, warn
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exits", type=Path, nargs="+", required=True, help="exits1.npz … of every branch, in order")
     parser.add_argument(
         "--settings",
-        type=settings.parse,
+        type=settings_argument.parse,
         required=True,
         help='JSON: {"policy": {"name": "cpm", …}, "score", "correct", "folds"}',
     )
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    chosen = settings.completed(args.settings, policy="policies")
+    chosen = settings_argument.completed(args.settings, policy="policies")
     validation = exits.read(args.exits, "val", chosen["score"])
     count, size = chosen["folds"], len(validation.labels)
     if not isinstance(count, int) or not 2 <= count <= size:
@@ -66,8 +66,10 @@ def run(args: argparse.Namespace) -> None:
         **numbers,
         "warnings": warnings + more,
     }
-    thresholds.write(args.out, thresholds.Thresholds(of_all, of_folds, thresholds.parameters_as_json(parameters)))
-    path = thresholds.record_beside(args.out)
+    threshold_table.write(
+        args.out, threshold_table.Thresholds(of_all, of_folds, threshold_table.parameters_as_json(parameters))
+    )
+    path = threshold_table.record_beside(args.out)
     write_json(path, record | {"fold_of_image": folds.tolist()})
     label = f"calibrate {path.name.removesuffix('.calibration.json')}"
     say(f"{label}: " + ", ".join(f"{name} {value}" for name, value in record.items() if name != "warnings"))

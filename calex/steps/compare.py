@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from calex import paired, pareto, plan, settings
+from calex import paired, pareto, plan, settings_argument
 from calex.errors import CalexError
 from calex.exits import read_predictions
 from calex.files import read_npz, read_parquet, replacing
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--points", type=Path, required=True, help="every operating point, as `pareto` writes it (.parquet)")
     parser.add_argument(
         "--settings",
-        type=settings.parse,
+        type=settings_argument.parse,
         required=True,
         help='JSON: {"ours": [{"method", "policy"}, …]}, the curves to compare with',
     )

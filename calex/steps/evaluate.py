@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from calex import cascade, crossfit, evaluation, exits, settings, thresholds
+from calex import cascade, crossfit, evaluation, exits, settings_argument, threshold_table
 from calex.errors import CalexError
 from calex.files import read_json, remedy, replacing, write_npz
 from calex.points import SCHEMA
@@ -29,10 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--thresholds", type=Path, help="{policy}.thresholds.parquet, its record beside it; without it the oracle is evaluated"
     )
-    parser.add_argument("--settings", type=settings.parse, required=True, help='JSON: {"score", "correct"}')
+    parser.add_argument("--settings", type=settings_argument.parse, required=True, help='JSON: {"score", "correct"}')
     parser.add_argument(
         "--key",
-        type=settings.parse,
+        type=settings_argument.parse,
         required=True,
         help='JSON: {"dataset", "backbone", "method", "variant", "policy", "seed"}, for the rows',
     )
@@ -62,8 +62,8 @@ def run(args: argparse.Namespace) -> None:
         taken = {split: cascade.oracle(each, chosen["correct"]) for split, each in splits.items()}
         parameters = ["{}"]
     else:
-        calibrated = thresholds.read(args.thresholds, len(validation.predictions), validation.classes)
-        record = thresholds.record_beside(args.thresholds)
+        calibrated = threshold_table.read(args.thresholds, len(validation.predictions), validation.classes)
+        record = threshold_table.record_beside(args.thresholds)
         folds = read_folds(record, len(validation.labels), len(calibrated.of_folds))
         taken = {
             "val": crossfit.leave(validation, folds, calibrated.of_folds),

@@ -9,7 +9,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from calex import images, settings
+from calex import images, settings_argument
 from calex.backbones.build import build, parameters
 from calex.backbones.taps import measure_taps
 from calex.backbones.trace import check_network
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", type=Path, required=True, help="the dataset file (images.npz), for its number of classes")
     parser.add_argument(
         "--settings",
-        type=settings.parse,
+        type=settings_argument.parse,
         required=True,
         help='JSON: {"network": "resnet18", "stem": "cifar", "input_size": 32, "taps": ["layer1", …], "pool": 8}',
     )

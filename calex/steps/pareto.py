@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from calex import pareto, plan, settings
+from calex import pareto, plan, settings_argument
 from calex.exits import read_predictions
 from calex.files import read_json, read_parquet, replacing, write_json
 from calex.points import SCHEMA
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, required=True, help="the folder of all results, with what was evaluated in it")
     parser.add_argument(
         "--settings",
-        type=settings.parse,
+        type=settings_argument.parse,
         required=True,
         help="JSON: the dataset's name and its resolved config, which says what to gather",
     )

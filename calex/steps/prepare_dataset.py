@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calex import images, plugins, settings
+from calex import images, plugins, settings_argument
 from calex.audit import audit
 from calex.files import write_json
 from calex.progress import say, warn
@@ -22,7 +22,7 @@ LOWER = "the source's `size`, or take fewer images"  # where there is not enough
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--source", type=settings.parse, required=True, help='the source and its options, JSON: {"name": "digits"}'
+        "--source", type=settings_argument.parse, required=True, help='the source and its options, JSON: {"name": "digits"}'
     )
     parser.add_argument("--resources", type=Path, required=True, help="folder for downloads, as they came")
     parser.add_argument(

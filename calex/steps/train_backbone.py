@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from calex import devices, flops, images, precision, settings, splitting, transform
+from calex import devices, flops, images, precision, settings_argument, splitting, transform
 from calex.backbones import build, convolutions, diagnosis, metadata, own, training
 from calex.backbones.checkpoint import Loaded, load_checkpoint
 from calex.backbones.normalisation import normalisation
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", type=Path, required=True, help="the dataset file (images.npz)")
     parser.add_argument(
         "--settings",
-        type=settings.parse,
+        type=settings_argument.parse,
         required=True,
         help='JSON: {"network", "stem", "input_size", "augment": {"shift", "flip"}, "head_holdout", "normalisation", "training": {…}, '
         '"seed", "trained_on", with a checkpoint also "checkpoint_key", "expected_accuracy"}; config/README.md explains each key',

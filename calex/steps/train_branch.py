@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calex import branches, devices, plugins, settings
+from calex import branches, devices, plugins, settings_argument
 from calex.errors import CalexError
 from calex.features.loader import Loader
 from calex.files import read_npy, remedy
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, required=True, help="of the initial weights and the order of images")
     parser.add_argument(
-        "--settings", type=settings.parse, required=True,
+        "--settings", type=settings_argument.parse, required=True,
         help='JSON: {"recipe": {…}, "head": {…}, "target": {…}, "shared_core": false, "correct": "label", "memory_mb": 2048}; '
         "features up to memory_mb are kept in memory, larger ones streamed",
     )  # fmt: skip
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    chosen = settings.completed(args.settings, recipe="recipes", head="heads", target="targets")
+    chosen = settings_argument.completed(args.settings, recipe="recipes", head="heads", target="targets")
     _branches.check(chosen, joint=False)
     device = devices.claim(args.device, args.threads)
     stores = _branches.opened(args.features)

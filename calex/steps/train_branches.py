@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from calex import devices, plugins, settings
+from calex import devices, plugins, settings_argument
 from calex.cost import Costs
 from calex.features.loader import Loader
 from calex.fitting import TrainingJob
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", type=Path, required=True, help="the folder of feature stores (train, val and test)")
     parser.add_argument("--seed", type=int, required=True, help="of the initial weights and the order of images")
     parser.add_argument(
-        "--settings", type=settings.parse, required=True,
+        "--settings", type=settings_argument.parse, required=True,
         help='JSON: {"recipe": {…}, "head": {…}, "target": {…}, "shared_core": false, "memory_mb": 2048}; '
         "features up to memory_mb are kept in memory, larger ones streamed",
     )  # fmt: skip
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    chosen = settings.completed(args.settings, recipe="recipes", head="heads", target="targets")
+    chosen = settings_argument.completed(args.settings, recipe="recipes", head="heads", target="targets")
     _branches.check(chosen, joint=True)
     device = devices.claim(args.device, args.threads)
     stores = _branches.opened(args.features)

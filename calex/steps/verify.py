@@ -22,4 +22,4 @@ def run(args: argparse.Namespace) -> None:
         print(problem)
     if problems:
         raise CalexError(f"{problems[-1]}{f' ({len(problems)} problems in all)' if len(problems) > 1 else ''}")
-    print(f"{args.store}: whole")
+    print(f"{args.store}: complete, every checksum matches")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from calex import exits, plugins, settings
+from calex import exits, plugins, settings_argument
 from calex.files import write_json, write_npy
 from calex.progress import say, warn
 from calex.weightings import effective_sample_size
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exits", type=Path, nargs="+", required=True, help="exits1.npz … of every earlier branch, in order")
     parser.add_argument(
         "--settings",
-        type=settings.parse,
+        type=settings_argument.parse,
         required=True,
         help='JSON: {"weighting": {"name": "survivors", …}, "score", "correct"}',
     )
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    chosen = settings.completed(args.settings, weighting="weightings")
+    chosen = settings_argument.completed(args.settings, weighting="weightings")
     weighting, options = plugins.load("weightings", chosen["weighting"]["name"]), plugins.options_of(chosen["weighting"])
     validation = exits.read(args.exits, "val", chosen["score"])
     training = exits.read_views(args.exits, "train", chosen["score"])

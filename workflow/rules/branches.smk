@@ -24,7 +24,7 @@ rule train_branch:
     benchmark:
         f"benchmarks/{CASCADE}/branch{{k}}.tsv"
     wildcard_constraints:
-        method=jobs.methods_that_train(config, joint=False),
+        method=job_settings.methods_that_train(config, joint=False),
     group:
         "cascade"
     conda:
@@ -67,7 +67,7 @@ for count in BRANCH_COUNTS:
         benchmark:
             f"benchmarks/{CASCADE}/branches.tsv"
         wildcard_constraints:
-            method=jobs.methods_that_train(config, joint=True),
+            method=job_settings.methods_that_train(config, joint=True),
             backbone="|".join(name for name, backbone in config["backbones"].items() if len(backbone["taps"]) == count),
         group:
             "cascade"

@@ -7,7 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from calex import command_line, datasets, jobs, plan, plugins, sources
+from calex import command_line, datasets, job_settings, plan, plugins, sources
 from calex.config import merged, read_layers, read_yaml, validated
 from calex.errors import CalexError
 from calex.files import canonical_json
@@ -61,12 +61,12 @@ wildcard_constraints:
 
 def settings(rule_name):
     """A rule's part of the config as one canonical JSON text: compared whole, and what the command line shows."""
-    return lambda wildcards: canonical_json(jobs.settings(rule_name, config, wildcards))
+    return lambda wildcards: canonical_json(job_settings.settings(rule_name, config, wildcards))
 
 
 def source_hashes(rule_name):
     """{file: hash} of every source file that the rule's step reads: an edit reruns exactly these rules."""
-    return lambda wildcards: checked(sources.of_step, rule_name, jobs.settings(rule_name, config, wildcards))
+    return lambda wildcards: checked(sources.of_step, rule_name, job_settings.settings(rule_name, config, wildcards))
 
 
 def computing(rule_name):
@@ -81,7 +81,7 @@ if not workflow.is_main_process:
 
 
 def gpus(wildcards):
-    return int(jobs.wants_gpu(config["device"], remote=workflow.non_local_exec or not workflow.is_main_process))
+    return int(job_settings.wants_gpu(config["device"], remote=workflow.non_local_exec or not workflow.is_main_process))
 
 
 def memory(base, times):

@@ -94,7 +94,7 @@ rule pareto:
         mem_mb=4000,
         runtime=30,
     params:
-        settings=lambda w: canonical_json(jobs.resolved(config, w.dataset)),
+        settings=lambda w: canonical_json(job_settings.resolved(config, w.dataset)),
         sources=source_hashes("pareto"),
         # Follows from the output, so that it is not compared: the same config from another file is no reason to compute again.
         command=lambda w, output: f"snakemake --cores all results/pareto_{w.dataset}.html{TYPED.options}",

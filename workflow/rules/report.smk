@@ -3,7 +3,7 @@
 
 rule report:
     input:
-        points=lambda w: checked(jobs.points_table, config, w.dataset),
+        points=lambda w: checked(job_settings.points_table, config, w.dataset),
         run="results/{dataset}/run.json",
         paired="results/{dataset}/paired.parquet",
     output:

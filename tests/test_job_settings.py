@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import REPOSITORY
 
-from calex import command_line, jobs, slurm
+from calex import command_line, job_settings, slurm
 from calex.config import merged, read_layers, read_yaml, validated
 
 
@@ -31,36 +31,39 @@ JOB = {
 
 def test_every_rule_of_the_table_is_a_rule_and_its_keys_exist(config: dict[str, Any]) -> None:
     rules = " ".join(path.read_text() for path in (REPOSITORY / "workflow/rules").glob("*.smk"))
-    for rule, blocks in jobs.DEPENDS_ON.items():
+    for rule, blocks in job_settings.DEPENDS_ON.items():
         assert f"rule {rule}:" in rules or f'"{rule}"' in rules, rule
-        assert jobs.settings(rule, config, JOB).keys() == {
+        assert job_settings.settings(rule, config, JOB).keys() == {
             key for name in blocks if name != "checkpoint" for key in blocks[name]
         }
 
 
 def test_a_policy_may_read_another_score_than_the_methods_own(config: dict[str, Any]) -> None:
-    assert jobs.settings("calibrate", config, JOB)["score"] == "max_softmax"
-    assert jobs.settings("calibrate", config, JOB | {"policy": "cpm_full"})["score"] == "confidence"
-    assert "score" not in jobs.settings("calibrate", config, JOB)["policy"]
+    assert job_settings.settings("calibrate", config, JOB)["score"] == "max_softmax"
+    assert job_settings.settings("calibrate", config, JOB | {"policy": "cpm_full"})["score"] == "confidence"
+    assert "score" not in job_settings.settings("calibrate", config, JOB)["policy"]
     # The oracle is no entry of the config: it reads what the method reads.
-    assert jobs.settings("evaluate", config, JOB | {"policy": "oracle"}) == {"score": "confidence", "correct": "label"}
+    assert job_settings.settings("evaluate", config, JOB | {"policy": "oracle"}) == {"score": "confidence", "correct": "label"}
 
 
 def test_a_checkpoint_has_keys_of_its_own(config: dict[str, Any]) -> None:
     brought = config | {"backbones": {"resnet18": config["backbones"]["resnet18"] | {"checkpoint": "weights.pt"}}}
-    more = jobs.settings("train_backbone", brought, JOB).keys() - jobs.settings("train_backbone", config, JOB).keys()
+    more = (
+        job_settings.settings("train_backbone", brought, JOB).keys()
+        - job_settings.settings("train_backbone", config, JOB).keys()
+    )
     assert more == {"checkpoint_key", "expected_accuracy"}
 
 
 def test_a_rule_without_a_row_depends_on_no_key(config: dict[str, Any]) -> None:
-    assert jobs.settings("report", config, {"dataset": "digits"}) == {}
+    assert job_settings.settings("report", config, {"dataset": "digits"}) == {}
 
 
 def test_methods_are_those_that_train_jointly_and_the_others(config: dict[str, Any]) -> None:
-    joint, single = (jobs.methods_that_train(config, joint).split("|") for joint in (True, False))
+    joint, single = (job_settings.methods_that_train(config, joint).split("|") for joint in (True, False))
     assert {"ztw", "boostnet", "pteenet"} <= set(joint) and {"calexnet", "reference"} <= set(single)
     assert not set(joint) & set(single) and set(joint) | set(single) == set(config["methods"])
-    assert jobs.methods_that_train({"methods": {}}, joint=True) == "(?!)"
+    assert job_settings.methods_that_train({"methods": {}}, joint=True) == "(?!)"
 
 
 @pytest.mark.parametrize(
@@ -71,9 +74,9 @@ def test_methods_are_those_that_train_jointly_and_the_others(config: dict[str, A
 def test_a_gpu_is_asked_for_where_there_is_one(
     monkeypatch: pytest.MonkeyPatch, device: str, remote: bool, cluster: bool, expected: bool
 ) -> None:
-    monkeypatch.setattr(jobs.shutil, "which", lambda name: None)
+    monkeypatch.setattr(job_settings.shutil, "which", lambda name: None)
     monkeypatch.setattr(slurm, "has_gpus", lambda: cluster)
-    assert jobs.wants_gpu(device, remote) is expected
+    assert job_settings.wants_gpu(device, remote) is expected
 
 
 def workflow(snakefile: Path, files: list[Path], values: list[str], alone: bool = False) -> SimpleNamespace:
