@@ -170,13 +170,20 @@ def test_a_layout_that_cannot_be(change):
         Layout(**{"views": 1, "images": 1, "taps": ((1, 1, 1),), "classes": 1} | change)
 
 
-def test_the_verbs(tmp_path, capsys):
+def test_verify_and_inspect(tmp_path, capsys):
     dump(tmp_path)
     store = tmp_path / "train.zarr"
     assert main(["verify", str(store)]) == 0
     assert main(["inspect", str(store)]) == 0
     printed = capsys.readouterr().out
-    for expected in ("whole", "37 images, 2 view(s)", "(2, 37, 4, 3, 3)", "dataset_fingerprint", "é", "largest"):
+    for expected in (
+        "complete, every checksum matches",
+        "37 images, 2 view(s)",
+        "(2, 37, 4, 3, 3)",
+        "dataset_fingerprint",
+        "é",
+        "largest",
+    ):
         assert expected in printed
     (store / key("tap1", 1, 2)).write_bytes(b"")
     assert main(["verify", str(store)]) == 2
