@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -167,8 +168,11 @@ def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
     """Uncompressed, so that reading costs what the disk costs; the same arrays give the same bytes."""
     if any(array.dtype.hasobject for array in arrays.values()):
         raise TypeError(f"{path}: only plain arrays are written, no Python objects")
-    with replacing(path) as partial, open(partial, "wb") as handle:
-        np.savez(handle, **arrays)  # type: ignore[arg-type]
+    # As np.savez writes it, to the byte. Older versions leave the archive open when the disk is full, and Python says so later.
+    with replacing(path) as partial, open(partial, "wb") as handle, zipfile.ZipFile(handle, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
