@@ -60,10 +60,10 @@ def killed(folder: Path, command: str, log: str, seconds: float) -> bool:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """The hash of every result; what holds the command differs, what never got its final name is none."""
+    """The hash of every result; what holds the command differs, what never got its final name or is a tracked page is none."""
     files = (path for path in (folder / "results").rglob("*") if path.is_file() and path.suffix != ".partial")
-    skipped = {".snakemake_timestamp", "run.json", "README.md", "pareto_digits.html", "pareto_digits.md"}
-    return {str(path.relative_to(folder)): sha256(path.read_bytes()) for path in files if path.name not in skipped}
+    skipped = {".snakemake_timestamp", "run.json", "README.md", "studies", "pareto_digits.html", "pareto_digits.md"}
+    return {str(path.relative_to(folder)): sha256(path.read_bytes()) for path in files if not skipped & set(path.parts)}
 
 
 def test_a_run_that_was_killed_at_every_stage_ends_in_the_same_bits(

@@ -5,18 +5,17 @@ Both run in clones of their own, in turn, and their results are compared.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from clones import TINY, clone, shell  # noqa: E402
+import one_node
+from clones import TINY, clone, shell
 
-from calex.files import sha256  # noqa: E402
+from calex.files import sha256
 
 LOCAL = "snakemake --cores all results/pareto_digits.html"
 CLUSTER = "snakemake --profile workflow/profiles/slurm results/pareto_digits.html"
@@ -29,19 +28,14 @@ def timed(folder: Path, command: str) -> tuple[float, dict[str, str]]:
     done = shell(folder, command)
     seconds = time.monotonic() - start
     if done.returncode:
-        sys.exit(f"{command} failed:\n{done.stderr[-4000:]}")
+        sys.exit(f"{command} failed:\n{done.stdout[-4000:]}\n{done.stderr[-8000:]}")
     return seconds, {name: sha256((folder / name).read_bytes()) for name in TABLES}
 
 
 def main() -> None:
-    if subprocess.run([HERE / "cluster", "start"]).returncode:
-        sys.exit("no cluster")
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            local, here = timed(clone(Path(folder) / "local", config=TINY), LOCAL)
-            cluster, there = timed(clone(Path(folder) / "cluster", config=TINY), CLUSTER)
-    finally:
-        subprocess.run([HERE / "cluster", "stop"])
+    with one_node.running(), tempfile.TemporaryDirectory() as folder:
+        local, here = timed(clone(Path(folder) / "local", config=TINY), LOCAL)
+        cluster, there = timed(clone(Path(folder) / "cluster", config=TINY), CLUSTER)
     same = "the same bits" if here == there else "OTHER BITS"
     print(f"local {local:.0f} s, through Slurm {cluster:.0f} s: ratio {cluster / local:.2f}, {same}")
 

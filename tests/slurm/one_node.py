@@ -1,0 +1,32 @@
+"""The cluster of one node for as long as something needs it; who comes second waits."""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+SCRIPT = Path(__file__).with_name("cluster")
+
+
+class Unavailable(Exception):
+    """No cluster can be had here; the message says why."""
+
+
+@contextmanager
+def running() -> Iterator[None]:
+    with open("/var/tmp/calex-slurm.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # goes with its process, also where that is killed
+        # Not into a pipe: the daemons would keep it open.
+        with open("/var/tmp/calex-slurm.log", "w+") as log:
+            started = subprocess.run([SCRIPT, "start"], stdout=log, stderr=log, check=False)
+            log.seek(0)
+            said = log.read().strip()
+        if started.returncode:
+            raise Unavailable(said)
+        try:
+            yield
+        finally:
+            subprocess.run([SCRIPT, "stop"], check=True)
