@@ -45,13 +45,13 @@ def names(kind: str) -> list[str]:
 
 def located(kind: str, name: str, where: str | None = None) -> Source:
     """Return the source of a plugin; `where` says in an error which key or flag asked for it."""
-    where = where or kind
+    where, name = where or kind, str(name)  # JSON by hand may hold anything there
     if "." in name:
         if not all(part.isidentifier() for part in name.split(".")):
             raise CalexError(f"{where}: '{name}' is not of the form folder.file, the dotted name of a Python module")
         return modules.located(name, where)
     if name not in names(kind):
-        raise CalexError(f"{where}: unknown name '{name}', {suggestion(str(name), names(kind))}")
+        raise CalexError(f"{where}: unknown name '{name}', {suggestion(name, names(kind))}")
     return modules.inside(f"{kind}/{name}.py")
 
 
