@@ -24,6 +24,7 @@ EXCEPTED = {
     "python .ci/versions.py lowest > .ci/lowest.txt": "asks the package index what is oldest",
     "cp -a": "a pattern: what is copied is the reader's",
     "cp -r": "a pattern: what is copied is the reader's",
+    "python -m calex benchmark busy --device cpu --threads 2 --out results/benchmarks/busy.json": "measures for minutes",
     "python -m calex quote results/benchmarks.md --into results/studies/benchmarks.md": "reads what ten minutes of measuring write",
     "python -m calex quote results/pareto_fashion_mnist.md --into results/studies/fashion_mnist.md": "reads what two hours write",
     "python -m calex quote results/pareto_fashion_mnist_factors.md --into results/studies/factors.md": "reads what hours write",
