@@ -1,4 +1,4 @@
-"""A branch: a head's core over a pooled tap, a linear classifier on it, and a confidence output. A cascade: K of them."""
+"""A branch: a head's core over a pooled tap, a linear classifier on it, and a confidence output; and K of them together."""
 
 from __future__ import annotations
 
@@ -90,16 +90,42 @@ class _WithoutConfidence(nn.Module):
         return self.branch.classify(feature_map)
 
 
-class Cascade(nn.Module):
-    """K branches over K taps. A recipe whose exits are more than its branches overrides `forward`."""
+class Branches(nn.Module):
+    """K branches over K taps. A recipe whose exits are more than its branches overrides `exit`."""
 
     def __init__(self, branches: Iterable[Classifier]) -> None:
         super().__init__()
         self.branches = nn.ModuleList(branches)
 
+    def exit(
+        self, k: int, tap: torch.Tensor, before: torch.Tensor | None, confidence: bool = True
+    ) -> tuple[BranchOutput, torch.Tensor | None]:
+        """Compute the output of exit k, from 0, and what the next exit needs of it.
+
+        Parameters
+        ----------
+        k : int
+            Which exit; those before it have been computed for the same images.
+        tap : (B, C, H, W) float32
+            Its feature map.
+        before : (B, …) or None
+            What exit k − 1 gave as the second; None for the first exit, and where exits know nothing of each other.
+        confidence : bool
+            Whether the confidence output is needed; without it a branch may leave it out.
+        """
+        branch = self.branches[k]
+        return branch(tap) if confidence else BranchOutput(branch.classify(tap), None), None  # type: ignore[operator]
+
     def forward(self, taps: Sequence[torch.Tensor]) -> list[BranchOutput]:
         """Compute the output of each exit for a batch of K feature maps (B, C, H, W) float32."""
-        return [branch(tap) for branch, tap in zip(self.branches, taps, strict=True)]
+        if len(taps) != len(self.branches):
+            raise ValueError(f"{len(self.branches)} branches read as many taps, not {len(taps)}")
+        outputs: list[BranchOutput] = []
+        before = None
+        for k, tap in enumerate(taps):
+            output, before = self.exit(k, tap, before)
+            outputs.append(output)
+        return outputs
 
 
 def seed_branch(seed: int, branch: int) -> None:
@@ -115,12 +141,12 @@ def seeded(seed: int, count: int) -> Iterator[int]:
 
 
 @torch.inference_mode()
-def predict_log_proba(cascade: Cascade, taps: Iterable[Sequence[torch.Tensor]]) -> list[BranchPredictions]:
+def predict_log_proba(cascade: Branches, taps: Iterable[Sequence[torch.Tensor]]) -> list[BranchPredictions]:
     """Predict a split's images, in order.
 
     Parameters
     ----------
-    cascade : Cascade
+    cascade : Branches
         In whatever mode; it is set to evaluation.
     taps : iterable of K tensors
         The feature maps of each batch, (B, C, H, W).

@@ -11,7 +11,7 @@ import torch
 from feature_stores import PROVENANCE
 
 from calex import plugins
-from calex.branches import Cascade
+from calex.branches import Branches
 from calex.cost import Costs
 from calex.features.layout import Layout
 from calex.features.loader import Loader
@@ -49,17 +49,17 @@ def recipe_options(name: str, **options: Any) -> dict[str, Any]:
     return plugins.options_of(plugins.complete("recipes", {"name": name, **options}, "recipe"))
 
 
-def build(name: str, head: str | None = None, shared: bool = True, seed: int = 0, **options: Any) -> Cascade:
+def build(name: str, head: str | None = None, shared: bool = True, seed: int = 0, **options: Any) -> Branches:
     block = plugins.complete("heads", {"name": head or name}, "head")
     return plugins.load("recipes", name).build(block, SHAPES, CLASSES, shared, recipe_options(name, **options), seed)
 
 
-def costs_of(cascade: Cascade) -> Costs:
+def costs_of(cascade: Branches) -> Costs:
     head = tuple(float(both or alone) for alone, both in (branch.flops() for branch in cascade.branches))
     return Costs(tuple(FLOPS["flops_to_tap"]), head, FLOPS["flops"])
 
 
-def train(name: str, cascade: Cascade, store: Store, target: str = "labels", **options: Any) -> list[float]:
+def train(name: str, cascade: Branches, store: Store, target: str = "labels", **options: Any) -> list[float]:
     """In one batch an epoch, unless `batch_size` says otherwise."""
     options = recipe_options(name, **{"batch_size": 64, **options})
     loader = Loader(store, range(len(SHAPES)), options["batch_size"], seed=0)
@@ -79,7 +79,7 @@ def state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return copy.deepcopy(module.state_dict())
 
 
-def learners(cascade: Cascade) -> set[int]:
+def learners(cascade: Branches) -> set[int]:
     """Which branches (from 1) have a gradient that is not zero."""
     return {
         k

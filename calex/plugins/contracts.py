@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from calex.benchmarks import Bench, Row
-    from calex.branches import Branch, Cascade
+    from calex.branches import Branch, Branches
     from calex.exits import Exits
     from calex.fitting import TrainingJob
     from calex.images import Images
@@ -97,10 +97,10 @@ class JointRecipe(Protocol):
         shared_core: bool,
         settings: dict[str, Any],
         seed: int,
-    ) -> Cascade:
-        """Return the cascade, over taps of these shapes (C, H, W)."""
+    ) -> Branches:
+        """Return the branches, over taps of these shapes (C, H, W); exits that need each other are a class of its own."""
 
-    def train(self, cascade: Cascade, job: TrainingJob) -> list[float]:
+    def train(self, cascade: Branches, job: TrainingJob) -> list[float]:
         """Return the mean loss of each epoch. The job's loader reads all taps aligned."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from calex.branches import BranchOutput, Cascade, Classifier, seeded
+from calex.branches import Branches, BranchOutput, Classifier, seeded
 from calex.fitting import TrainingJob, fit
 
 JOINT = True
@@ -36,21 +36,20 @@ RANGES = {
 }
 
 
-class Boosted(Cascade):
+class Boosted(Branches):
     """Exits that answer a running sum. Its C multiply-adds an exit are no linear layer: they count as nothing."""
 
     def __init__(self, branches: Sequence[Classifier], boost: float) -> None:
         super().__init__(branches)
         self.boost = boost
 
-    def forward(self, taps: Sequence[torch.Tensor]) -> list[BranchOutput]:
-        """Compute F_n of each exit; gradients reach f_n and stop there."""
-        outputs: list[BranchOutput] = []
-        for branch, tap in zip(self.branches, taps, strict=True):
-            logits = branch.classify(tap)  # type: ignore[operator]
-            boosted = logits + self.boost * outputs[-1].logits.detach() if outputs else logits
-            outputs.append(BranchOutput(boosted, None))
-        return outputs
+    def exit(
+        self, k: int, tap: torch.Tensor, before: torch.Tensor | None, confidence: bool = True
+    ) -> tuple[BranchOutput, torch.Tensor]:
+        """Compute F_n of an exit from F_{n−1}; gradients reach f_n and stop there."""
+        logits = self.branches[k].classify(tap)  # type: ignore[operator]
+        boosted = logits if before is None else logits + self.boost * before.detach()
+        return BranchOutput(boosted, None), boosted
 
 
 def build(

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn.functional import logsigmoid
 
-from calex.branches import Branch, Cascade, seeded
+from calex.branches import Branch, Branches, seeded
 from calex.fitting import TrainingJob, fit
 from calex.recipes import check_target
 
@@ -47,9 +47,9 @@ def build(
     shared_core: bool,
     settings: dict[str, Any],
     seed: int,
-) -> Cascade:
+) -> Branches:
     """Build untrained branches, one for each tap of shape (C, H, W), each from a seed of its own."""
-    return Cascade(Branch(head, shapes[branch], classes, shared_core) for branch in seeded(seed, len(shapes)))
+    return Branches(Branch(head, shapes[branch], classes, shared_core) for branch in seeded(seed, len(shapes)))
 
 
 def losses(
@@ -88,7 +88,7 @@ def losses(
     return by_branch[-1] if version == "v1" else torch.stack(by_branch).mean(0)
 
 
-def train(cascade: Cascade, job: TrainingJob) -> list[float]:
+def train(cascade: Branches, job: TrainingJob) -> list[float]:
     """Minimise the batch mean of `losses`; gives each epoch's mean loss."""
     check_target("pteenet", job.target["name"], "target")
     assert job.costs is not None

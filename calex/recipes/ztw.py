@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from calex.branches import BranchOutput, Cascade, Classifier, seeded
+from calex.branches import Branches, BranchOutput, Classifier, seeded
 from calex.features.loader import Batch, Loader
 from calex.fitting import TrainingJob, fit
 
@@ -67,7 +67,7 @@ class ZTWBranch(Classifier):
         self.ensemble = Ensemble(branch + 1, classes)
 
 
-class ZTWCascade(Cascade):
+class ZTWBranches(Branches):
     """Exits that answer the ensemble of all branches so far.
 
     What the ensemble itself costs, m·C multiply-adds, is no linear layer and counts as nothing; the reading of the
@@ -89,9 +89,14 @@ class ZTWCascade(Cascade):
         """Compute log p_k, (B, K, C)."""
         return torch.stack(self.logits(taps), 1).log_softmax(2)
 
-    def forward(self, taps: Sequence[torch.Tensor]) -> list[BranchOutput]:
-        """Compute the output of each exit for a batch of K feature maps (B, C, H, W) float32."""
-        return [BranchOutput(logits, None) for logits in self.ensembles(self.log_probabilities(taps))]
+    def exit(
+        self, k: int, tap: torch.Tensor, before: torch.Tensor | None, confidence: bool = True
+    ) -> tuple[BranchOutput, torch.Tensor]:
+        """Compute the ensemble of an exit; `before` holds the logits of the branches before it, (B, k, C)."""
+        branch = self.branches[k]
+        logits = branch.classify(tap, None if before is None else before[:, -1].detach())[:, None]  # type: ignore[operator]
+        so_far = logits if before is None else torch.cat((before, logits), 1)
+        return BranchOutput(branch.ensemble(so_far.log_softmax(2)), None), so_far  # type: ignore[operator]
 
 
 class CachedLogits:
@@ -118,7 +123,7 @@ class CachedLogits:
 
 
 @torch.no_grad()
-def cache_logits(cascade: ZTWCascade, loader: Loader, batch_size: int, seed: int) -> CachedLogits:
+def cache_logits(cascade: ZTWBranches, loader: Loader, batch_size: int, seed: int) -> CachedLogits:
     """Run the frozen branches once: K times the size of the store's log-softmax, in memory."""
     cascade.eval()
     log_probabilities, log_softmax, labels = [], [], []
@@ -141,12 +146,12 @@ def build(
     shared_core: bool,
     settings: dict[str, Any],
     seed: int,
-) -> ZTWCascade:
+) -> ZTWBranches:
     """Build untrained branches, one for each tap of shape (C, H, W), each from a seed of its own."""
-    return ZTWCascade(ZTWBranch(head, shapes[branch], classes, branch) for branch in seeded(seed, len(shapes)))
+    return ZTWBranches(ZTWBranch(head, shapes[branch], classes, branch) for branch in seeded(seed, len(shapes)))
 
 
-def train(cascade: ZTWCascade, job: TrainingJob) -> list[float]:
+def train(cascade: ZTWBranches, job: TrainingJob) -> list[float]:
     """Minimise the sum over branches of the target's loss, then the same over ensembles; gives both phases' losses."""
     summed_loss, settings = job.summed_loss(), job.settings
     cascade.to(job.device).train()

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from calex import devices, exits, images, recipes
-from calex.branches import Cascade, predict_log_proba
+from calex.branches import Branches, predict_log_proba
 from calex.errors import CalexError
 from calex.exits import BranchPredictions
 from calex.features.loader import Loader
@@ -40,7 +40,7 @@ def check(settings: dict[str, Any], joint: bool) -> None:
 
 
 def write(
-    cascade: Cascade,
+    cascade: Branches,
     numbers: Sequence[int],
     stores: dict[str, Store],
     folder: Path,

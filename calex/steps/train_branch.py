@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
         weights=weights, correct=chosen["correct"],
     )  # fmt: skip
     recipe.train(branch, job)
-    _branches.write(branches.Cascade([branch]), [number], stores, args.out, device, args.threads, budget)
+    _branches.write(branches.Branches([branch]), [number], stores, args.out, device, args.threads, budget)
 
 
 def read_weights(path: Path, shape: tuple[int, int]) -> np.ndarray:
