@@ -16,7 +16,7 @@ DEPENDS_ON: dict[str, dict[str, tuple[str, ...]]] = {
     "train_backbone": {
         "backbone": ("network", "stem", "normalisation", "seed", "trained_on"),
         "dataset": ("input_size", "augment", "training", "head_holdout"),
-        "checkpoint": ("checkpoint_key", "expected_accuracy"),
+        "checkpoint": ("checkpoint_key", "expected_accuracy", "head", "last_layer"),
     },
     "cache_features": {"dataset": ("views",), "features": ("precision", "codec", "compute", "batch_size", "order_seed")},
     "train_branch": {"method": ("recipe", "head", "target", "shared_core", "correct"), "features": ("memory_mb",)},

@@ -88,6 +88,9 @@ def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch: p
     [
         ({"checkpoint_key": "ema"}, "checkpoint_key: is of a checkpoint, and there is none"),
         ({"expected_accuracy": 0.9}, "expected_accuracy: is of a checkpoint, and there is none"),
+        ({"head": "probe"}, "head: is of a checkpoint, and there is none"),
+        ({"head": "prob"}, "head: unknown value 'prob', did you mean 'probe'"),
+        ({"last_layer": "fc"}, "last_layer: is of a probe, and there is none; set `head: probe` or remove the key"),
         ({"expected_accuracy": 93}, r"expected_accuracy: 93 is greater than the maximum of 1 \(the share of training images"),
         ({"normalisation": {"mean": [0.5], "std": [0.0]}}, r"normalisation\.std\.0: 0\.0 is less than or equal to .*above 0"),
         (
@@ -254,7 +257,8 @@ def test_a_head_of_a_thousand_classes_is_to_be_fine_tuned_first(copied, capsys) 
     assert main(["train-backbone", "--dataset", "images.npz", "--settings", settings, *brought]) == 2
     assert (
         "wide.pt: does not fit the network: 4.weight is (1000, 4), not (2, 4); 4.bias is (1000,), not (2,); "
-        "it has 1000 classes and the dataset has 2: fine-tune it on the dataset first" in capsys.readouterr().err
+        "it has 1000 classes and the dataset has 2: set `head: probe` for a new last layer, or fine-tune it"
+        in capsys.readouterr().err
     )
     assert list(Path("new").iterdir()) == []
 

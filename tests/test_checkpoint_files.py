@@ -211,7 +211,7 @@ SIDES = (
         (
             without() | {"3.weight": torch.ones(1000, 8), "3.bias": torch.ones(1000)},
             r"3\.weight is \(1000, 8\), not \(3, 8\); 3\.bias is \(1000,\), not \(3,\); "
-            r"it has 1000 classes and the dataset has 3: fine-tune it on the dataset first$",
+            r"it has 1000 classes and the dataset has 3: set `head: probe` for a new last layer, or fine-tune it$",
         ),
         (
             without("0.bias", "3.bias") | {"1.x": torch.ones(1), "3.weight": torch.ones(4, 8)},

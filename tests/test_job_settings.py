@@ -52,7 +52,7 @@ def test_a_checkpoint_has_keys_of_its_own(config: dict[str, Any]) -> None:
         job_settings.settings("train_backbone", brought, JOB).keys()
         - job_settings.settings("train_backbone", config, JOB).keys()
     )
-    assert more == {"checkpoint_key", "expected_accuracy"}
+    assert more == {"checkpoint_key", "expected_accuracy", "head", "last_layer"}
 
 
 def test_a_rule_without_a_row_depends_on_no_key(config: dict[str, Any]) -> None:

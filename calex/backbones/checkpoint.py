@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ class Loaded:
     content: Any = None
 
 
-def load_checkpoint(model: nn.Module, path: str | Path, key: str | None = None) -> Loaded:
+def load_checkpoint(model: nn.Module, path: str | Path, key: str | None = None, replaced: Collection[str] = ()) -> Loaded:
     """Put a checkpoint's weights into a network, or leave it as it is.
 
     Parameters
@@ -67,6 +67,8 @@ def load_checkpoint(model: nn.Module, path: str | Path, key: str | None = None) 
         A .safetensors or torch file.
     key : str, optional
         Which of several state dicts in the file, as a path of keys with dots; the usual one where it is not given.
+    replaced : collection of str
+        Names of the network's tensors that are not taken from the file, which may lack them or hold others.
 
     Returns
     -------
@@ -88,7 +90,7 @@ def load_checkpoint(model: nn.Module, path: str | Path, key: str | None = None) 
     candidates = [
         Candidate(place, state, match)
         for place, state in states
-        for match in matches({name: tuple(tensor.shape) for name, tensor in state.items()}, wanted)
+        for match in matches({name: tuple(tensor.shape) for name, tensor in state.items()}, wanted, replaced)
     ]
     fitting = sorted((one for one in candidates if one.match.complete), key=lambda one: one.rank)
     if key is not None:
@@ -100,7 +102,7 @@ def load_checkpoint(model: nn.Module, path: str | Path, key: str | None = None) 
     if chosen is None:
         closest = max(candidates, key=lambda one: (len(one.match.names), len(one.state)))
         raise CalexError(f"{path}: does not fit the network: {refusal(closest, wanted)}")
-    weights = {name: chosen.state[source] for name, source in chosen.match.names.items()}
+    weights = {name: chosen.state[source] for name, source in chosen.match.names.items() if name not in replaced}
     wrong = next((name for name, tensor in weights.items() if not torch.isfinite(tensor).all()), None)
     if wrong is not None:
         raise CalexError(f"{path}: {wrong} holds values that are not finite; bring another checkpoint")
@@ -148,7 +150,7 @@ def refusal(closest: Candidate, wanted: Mapping[str, tuple[int, ...]]) -> str:
     outputs = {(there[0], here[0]) for there, here in pairs if there and here and there[1:] == here[1:]}
     if len(match.misfits) == len(faults) and len(outputs) == 1 and all(there[1:] == here[1:] for there, here in pairs):
         there, here = outputs.pop()
-        return f"{reasons}; it has {there} classes and the dataset has {here}: fine-tune it on the dataset first"
+        return f"{reasons}; it has {there} classes and the dataset has {here}: set `head: probe` for a new last layer, or fine-tune it"
     if any("pos_embed" in name or "position" in name for name in match.misfits):
         reasons += "; its position embeddings are for another size of images: set the input_size that it was trained at"
     place = f" under '{closest.key}'" if closest.key else ""

@@ -64,20 +64,44 @@ def of_checkpoint(
     return [f"the checkpoint answers {_share(right)} training images right{seen}; {cause}"]
 
 
+def of_probe(
+    answers: np.ndarray, labels: np.ndarray, chosen: dict[str, Any], others: list[str], transform: dict[str, Any]
+) -> list[str]:
+    """Warn of a checkpoint with a new last layer, from its answers on validation images: training images any features fit.
+
+    The order of classes is the dataset's own, and another normalisation would need another layer: neither is tried. The
+    parameters are those of `of_checkpoint`.
+    """
+    right, expected = answers == labels, chosen.get("expected_accuracy")
+    if accuracy.near_chance(right, labels):
+        seen = f"no better than always naming the largest class ({accuracy.majority(labels):.1%})"
+    elif expected is not None and accuracy.far_below(right, expected):
+        seen = f"and expected_accuracy says {expected:.1%}"
+    else:
+        return []
+    likely = "; ".join([*_how_it_is_read(chosen, others, transform), "whether the weights are those of a trained network"])
+    return [f"with its new last layer the checkpoint answers {_share(right)} validation images right, {seen}; look at {likely}"]
+
+
 def suspects(names: list[str], chosen: dict[str, Any], others: list[str], transform: dict[str, Any]) -> list[str]:
     """List what is usually wrong with weights that are right elsewhere, for this config."""
+    likely = [accuracy.doubtful_order(names), *_how_it_is_read(chosen, others, transform)]
+    if "train" not in chosen["trained_on"]:
+        likely.append(f"trained_on, {chosen['trained_on']}: it may never have seen such images")
+    return likely
+
+
+def _how_it_is_read(chosen: dict[str, Any], others: list[str], transform: dict[str, Any]) -> list[str]:
+    """List what may be wrong in how images are given to weights, and which weights were taken."""
     measured = (
         " as measured on the training images, not what the weights were trained with" if not chosen["normalisation"] else ""
     )
     likely = [
-        accuracy.doubtful_order(names),
         f"normalisation, here {{mean: {_rounded(transform['mean'])}, std: {_rounded(transform['std'])}}}{measured}",
         f"input_size, here {transform['size']}",
     ]
     if others:
         likely.append(f"other weights in the same file (checkpoint_key: {', '.join(others)})")
-    if "train" not in chosen["trained_on"]:
-        likely.append(f"trained_on, {chosen['trained_on']}: it may never have seen such images")
     return likely
 
 

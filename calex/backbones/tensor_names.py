@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -51,17 +51,18 @@ class Match:
         return not (self.missing or self.unknown or self.misfits)
 
 
-def matches(theirs: Shapes, ours: Shapes) -> list[Match]:
+def matches(theirs: Shapes, ours: Shapes, replaced: Collection[str] = ()) -> list[Match]:
     """List every way in which the file holds the whole network; if there is none, the one way that comes closest.
 
-    theirs, ours: {name: shape} of the file and of the network.
+    theirs, ours: {name: shape} of the file and of the network. replaced: names of the network that the file may lack or
+    hold in another shape, because other tensors take their place.
     """
     closest: list[Match] = []
     for spelling in (str, without_wrappers):
         there, here = _spelled(theirs, spelling), _spelled(ours, spelling)
         if there is None or here is None:
             continue
-        readings = list(_with_prefixes(there, here, theirs, ours))
+        readings = list(_with_prefixes(there, here, theirs, ours, replaced))
         complete = [match for match in readings if match.complete]
         if complete:
             return complete
@@ -84,16 +85,17 @@ def _suffixes(name: str) -> Iterator[tuple[str, str]]:
         yield name[: dot.end()], name[dot.end() :]
 
 
-def _with_prefixes(there: dict[str, str], here: dict[str, str], theirs: Shapes, ours: Shapes) -> Iterator[Match]:
+def _with_prefixes(
+    there: dict[str, str], here: dict[str, str], theirs: Shapes, ours: Shapes, replaced: Collection[str]
+) -> Iterator[Match]:
     # (a prefix of the file, a prefix of all of the network): the names as they are, then the likeliest.
     counts: Counter[tuple[str, str]] = Counter()
     for own in ("", *(prefix for prefix, _ in _suffixes(next(iter(here), "")) if all(n.startswith(prefix) for n in here))):
         rests = {name.removeprefix(own) for name in here}
         counts.update((prefix, own) for name in there for prefix, rest in (("", name), *_suffixes(name)) if rest in rests)
     names = {pair: _names(there, here, *pair) for pair in [("", ""), *(pair for pair, _ in counts.most_common())]}
-    whole = {
-        pair: pairs for pair, pairs in names.items() if all(name in pairs or name.endswith(OPTIONAL) for name in here.values())
-    }
+    needed = [name for name in ours if name not in replaced and not name.endswith(OPTIONAL)]
+    whole = {pair: pairs for pair, pairs in names.items() if all(name in pairs for name in needed)}
     explained = {name for pairs in whole.values() for name in pairs.values()}
     modules = {name.split(".")[0] for name in here}
     for (prefix, _), pairs in (whole or names).items():
@@ -108,9 +110,11 @@ def _with_prefixes(there: dict[str, str], here: dict[str, str], theirs: Shapes, 
             prefix=prefix.removesuffix("."),
             names=pairs,
             left_out=left_out,
-            missing=[name for name in ours if name not in pairs and not name.endswith(OPTIONAL)],
+            missing=[name for name in needed if name not in pairs],
             unknown=unknown,
-            misfits=[name for name, source in pairs.items() if tuple(theirs[source]) != tuple(ours[name])],
+            misfits=[
+                name for name, source in pairs.items() if name not in replaced and tuple(theirs[source]) != tuple(ours[name])
+            ],
         )
 
 

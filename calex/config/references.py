@@ -63,7 +63,8 @@ def _dataset(where: str, dataset: dict[str, Any], config: dict[str, Any], backbo
             with faults.gather():
                 _known(entry, config[section], f"{where}.{key}")
     for entry in dataset["backbones"]:
-        if dataset["head_holdout"] and backbones.get(entry, {}).get("checkpoint") is not None:
+        backbone = backbones.get(entry, {"checkpoint": None})
+        if dataset["head_holdout"] and backbone["checkpoint"] is not None and backbone["head"] is None:
             faults.append(
                 f"{where}.head_holdout: the backbone '{entry}' is a checkpoint, which may have seen every image; set it to 0"
             )
@@ -76,9 +77,11 @@ def _backbone(where: str, backbone: dict[str, Any], trained: set[str], faults: F
         except CalexError as error:
             faults.append(f"{where}.{error}")
     checkpoint = backbone["checkpoint"]
-    for key in ("checkpoint_key", "expected_accuracy"):
+    for key in ("checkpoint_key", "expected_accuracy", "head"):
         if checkpoint is None and backbone[key] is not None:
             faults.append(f"{where}.{key}: is of a checkpoint, and there is none; give one or remove the key")
+    if backbone["last_layer"] is not None and backbone["head"] is None:
+        faults.append(f"{where}.last_layer: is of a probe, and there is none; set `head: probe` or remove the key")
     if checkpoint is not None and checkpoint not in trained and not Path(checkpoint).is_file():
         faults.append(f"{where}.checkpoint: no such file '{checkpoint}'; give the path of the weights, or null to train")
 

@@ -1,7 +1,7 @@
 """Train the backbone, or take a checkpoint you bring: backbone.safetensors and backbone.json.
 
 The network trains on the train split to its last epoch; validation and test images are only measured at the
-end. A checkpoint is checked tensor by tensor instead, and nothing is trained.
+end. A checkpoint is checked tensor by tensor instead, and nothing is trained; or, with a probe, a new last layer alone.
 
 Training that was killed goes on where it was: its state lies beside the weights to be, in a hidden file named by a
 fingerprint of all that decides the result, and is removed when the weights are there.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import glob
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 
 from calex import devices, flops, images, precision, settings_argument, splitting, transform
-from calex.backbones import build, convolutions, diagnosis, metadata, own, training
+from calex.backbones import build, convolutions, diagnosis, last_layer, metadata, own, probe, training
 from calex.backbones.checkpoint import Loaded, load_checkpoint
 from calex.backbones.normalisation import normalisation
 from calex.backbones.trace import check_network
@@ -39,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=settings_argument.parse,
         required=True,
         help='JSON: {"network", "stem", "input_size", "augment": {"shift", "flip"}, "head_holdout", "normalisation", "training": {…}, '
-        '"seed", "trained_on", with a checkpoint also "checkpoint_key", "expected_accuracy"}; config/README.md explains each key',
+        '"seed", "trained_on", with a checkpoint also "checkpoint_key", "expected_accuracy", "head", "last_layer"}; '
+        "config/README.md explains each key",
     )
     parser.add_argument("--checkpoint", type=Path, help="take these weights instead of training (.safetensors or a torch file)")
     parser.add_argument(
@@ -54,8 +56,8 @@ def run(args: argparse.Namespace) -> None:
     device = devices.claim(args.device, args.threads)
     dataset = images.load(args.dataset)
     label = f"train-backbone {network}"
-    train = dataset.indices("train")
-    learned = train[splitting.split_head_holdout(dataset.labels[train], chosen["head_holdout"])[0]]
+    learned = dataset.indices("train")
+    learned = learned[splitting.split_head_holdout(dataset.labels[learned], chosen["head_holdout"])[0]]
     torch.manual_seed(chosen["seed"])
     model = build.build(network, chosen["stem"], len(dataset.names))
     if args.checkpoint is None and not any(parameter.requires_grad for parameter in model.parameters()):
@@ -65,47 +67,15 @@ def run(args: argparse.Namespace) -> None:
     own_sources = own.source_hashes(network) if own.is_own(network) else {}
 
     with locked(guard_of(args.out), "training of this backbone"):
-        warnings: list[str] = []
         if args.checkpoint is None:
-            precision.refuse_unscaled(chosen["training"]["compute"], device)
-            compute = precision.choose(
-                chosen["training"]["compute"], device,
-                training.trial(model, dataset.images[learned], dataset.labels[learned], scale, chosen["training"], device),
-                "a batch forward and backward", args.out.with_suffix(".precision.json"),
-                {
-                    "network": network, "network_sources": own_sources, "stem": chosen["stem"], "input_size": size,
-                    "batch_size": chosen["training"]["batch_size"], "classes": len(dataset.names),
-                    "device_type": device.type, "threads": args.threads, "torch": torch.__version__,
-                },
-                label,
-            )  # fmt: skip
-            partial = args.out.with_name(f".{args.out.name}.{fingerprint(args, dataset, own_sources, compute, device)}.partial")
-            say(f"{label}: {len(learned)} images at {size} px in {compute} on {devices.describe(device)}")
-            history = training.train(
-                model, dataset.images[learned], dataset.labels[learned], scale, chosen["augment"],
-                chosen["training"], chosen["seed"], compute, device, label, partial,
-            )  # fmt: skip
-            trained_on = ["train"] if len(learned) == len(train) else [f"{len(learned)} of {len(train)} train images"]
+            made = train(args, model, dataset, learned, scale, own_sources, device, label)
+        elif chosen.get("head") == "probe":
+            made = take_with_probe(args, model, dataset, learned, scale, device, label)
         else:
-            loaded = load_checkpoint(model, args.checkpoint, chosen.get("checkpoint_key"))
-            metadata.check_classes(loaded.content, dataset.names.tolist(), str(args.checkpoint))
-            compute, history, trained_on = None, [], chosen["trained_on"]
-            warnings += checkpoint_warnings(loaded, chosen)
-
-        answers = {
-            split: training.predictions(model, dataset.images[dataset.indices(split)], scale, device) for split in images.SPLITS
-        }
-        accuracy = {split: float((answers[split] == dataset.labels[dataset.indices(split)]).mean()) for split in answers}
+            made = take(args, model, dataset, scale, device)
+        accuracy = {split: float((made.answers[split] == labels_of(dataset, split)).mean()) for split in images.SPLITS}
         say(f"{label}: accuracy " + ", ".join(f"{split} {value:.4f}" for split, value in accuracy.items()))
-        if args.checkpoint is None:
-            seen = np.isin(train, learned)
-            warnings += diagnosis.of_training(answers["train"][seen], dataset.labels[train[seen]])
-        else:
-            warnings += diagnosis.of_checkpoint(
-                answers["train"], dataset.labels[train], dataset.names.tolist(), chosen, loaded.others, scale,
-                lambda some, other: training.predictions(model, dataset.images[train[some]], other, device),
-            )  # fmt: skip
-        for warning in warnings:
+        for warning in made.warnings:
             warn(f"{label}: {warning}")
         finish(args.out, model, channels, {
             "network": network,
@@ -113,14 +83,12 @@ def run(args: argparse.Namespace) -> None:
             "stem": chosen["stem"],
             "augment": chosen["augment"],
             "head_holdout": chosen["head_holdout"],
-            "trained_on": trained_on,
-            "history": history,
-            "compute": compute,
+            **made.record,
             "threads": args.threads,
             "classes": len(dataset.names),
             "transform": scale,
             "accuracy": accuracy,
-            "warnings": warnings,
+            "warnings": made.warnings,
             "dataset": dataset.fingerprint,
             "device": devices.describe(device),
             "device_type": device.type,
@@ -128,6 +96,121 @@ def run(args: argparse.Namespace) -> None:
         })  # fmt: skip
         for stale in args.out.parent.glob(f"*.{glob.escape(args.out.name)}.*.partial"):  # of this and of other settings
             stale.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Made:
+    """How a network got its weights.
+
+    record: what backbone.json says of it. answers: {split: (n,) int64}, what it answers to each image. warnings: what is
+    probably wrong.
+    """
+
+    record: dict[str, Any]
+    answers: dict[str, np.ndarray]
+    warnings: list[str]
+
+
+def labels_of(dataset: images.Images, split: str) -> np.ndarray:
+    """(n,) int64: the labels of a split's images."""
+    return dataset.labels[dataset.indices(split)]
+
+
+def answers_of(
+    model: torch.nn.Module, dataset: images.Images, scale: dict[str, Any], device: torch.device
+) -> dict[str, np.ndarray]:
+    """{split: (n,) int64}: what a network answers to each image."""
+    return {
+        split: training.predictions(model, dataset.images[dataset.indices(split)], scale, device) for split in images.SPLITS
+    }
+
+
+def train(
+    args: argparse.Namespace,
+    model: torch.nn.Module,
+    dataset: images.Images,
+    learned: np.ndarray,
+    scale: dict[str, Any],
+    own_sources: dict[str, str],
+    device: torch.device,
+    label: str,
+) -> Made:
+    """Train a network on the images `learned`, (n,) int64 positions."""
+    chosen, train_images = args.settings, dataset.indices("train")
+    precision.refuse_unscaled(chosen["training"]["compute"], device)
+    compute = precision.choose(
+        chosen["training"]["compute"], device,
+        training.trial(model, dataset.images[learned], dataset.labels[learned], scale, chosen["training"], device),
+        "a batch forward and backward", args.out.with_suffix(".precision.json"),
+        {
+            "network": chosen["network"], "network_sources": own_sources, "stem": chosen["stem"], "input_size": scale["size"],
+            "batch_size": chosen["training"]["batch_size"], "classes": len(dataset.names),
+            "device_type": device.type, "threads": args.threads, "torch": torch.__version__,
+        },
+        label,
+    )  # fmt: skip
+    partial = args.out.with_name(f".{args.out.name}.{fingerprint(args, dataset, own_sources, compute, device)}.partial")
+    say(f"{label}: {len(learned)} images at {scale['size']} px in {compute} on {devices.describe(device)}")
+    history = training.train(
+        model, dataset.images[learned], dataset.labels[learned], scale, chosen["augment"],
+        chosen["training"], chosen["seed"], compute, device, label, partial,
+    )  # fmt: skip
+    whole = len(learned) == len(train_images)
+    answers = answers_of(model, dataset, scale, device)
+    warnings = diagnosis.of_training(answers["train"][np.isin(train_images, learned)], dataset.labels[learned])
+    trained_on = ["train"] if whole else [f"{len(learned)} of {len(train_images)} train images"]
+    return Made({"trained_on": trained_on, "history": history, "compute": compute, "last_layer": None}, answers, warnings)
+
+
+def take(
+    args: argparse.Namespace, model: torch.nn.Module, dataset: images.Images, scale: dict[str, Any], device: torch.device
+) -> Made:
+    """Take a checkpoint's weights."""
+    chosen, train_images = args.settings, dataset.indices("train")
+    loaded = load_checkpoint(model, args.checkpoint, chosen.get("checkpoint_key"))
+    metadata.check_classes(loaded.content, dataset.names.tolist(), str(args.checkpoint))
+    answers = answers_of(model, dataset, scale, device)
+    warnings = checkpoint_warnings(loaded, chosen) + diagnosis.of_checkpoint(
+        answers["train"], dataset.labels[train_images], dataset.names.tolist(), chosen, loaded.others, scale,
+        lambda some, other: training.predictions(model, dataset.images[train_images[some]], other, device),
+    )  # fmt: skip
+    return Made({"trained_on": chosen["trained_on"], "history": [], "compute": None, "last_layer": None}, answers, warnings)
+
+
+def take_with_probe(
+    args: argparse.Namespace,
+    model: torch.nn.Module,
+    dataset: images.Images,
+    learned: np.ndarray,
+    scale: dict[str, Any],
+    device: torch.device,
+    label: str,
+) -> Made:
+    """Take a checkpoint's weights but those of the last layer, and train that on the images `learned`, (n,) int64 positions."""
+    chosen, classes = args.settings, len(dataset.names)
+    shape = (len(scale["mean"]), scale["size"], scale["size"])
+    name = last_layer.find(model, chosen["network"], shape, chosen.get("last_layer"))
+    layer = model.get_submodule(name)
+    assert isinstance(layer, torch.nn.Linear)
+    replaced = [f"{name}.{tensor}" for tensor in layer.state_dict()]
+    loaded = load_checkpoint(model, args.checkpoint, chosen.get("checkpoint_key"), replaced)
+    say(f"{label}: a new {name} of {classes} outputs is trained on {len(learned)} images, on {devices.describe(device)}")
+    features = probe.penultimate(model, layer, dataset.images, scale, device, label)
+    labels = torch.from_numpy(dataset.labels).to(device)
+    val = dataset.indices("val")
+    fitted = probe.fit(features[learned], labels[learned], features[val], labels[val], classes, layer.bias is not None, label)
+    probe.fill(layer, fitted)
+    answered = probe.answers(features, fitted)
+    answers = {split: answered[dataset.indices(split)] for split in images.SPLITS}
+    warnings = checkpoint_warnings(loaded, chosen)
+    warnings += diagnosis.of_probe(answers["val"], labels_of(dataset, "val"), chosen, loaded.others, scale)
+    record = {
+        "trained_on": [*chosen["trained_on"], f"{name}: {len(learned)} train images"],
+        "history": [],
+        "compute": None,
+        "last_layer": {"name": name, "features": features.shape[1], "penalty": fitted.penalty, "tried": fitted.tried},
+    }
+    return Made(record, answers, warnings)
 
 
 def checkpoint_warnings(loaded: Loaded, chosen: dict[str, Any]) -> list[str]:

@@ -1,0 +1,181 @@
+"""A new last layer for a frozen network: multinomial logistic regression on what its last layer read.
+
+The network runs once over every image. The penalty is chosen on validation images, along a path from strong to weak on
+which each fit begins where the one before ended (Friedman, Hastie and Tibshirani 2010, section 2.5). L-BFGS over all
+images at once needs no learning rate; in torch because a GPU serves it too: on a CPU it takes as long as scikit-learn's
+for the same optimum, 16.8 s and 16.5 s for 20,000 images of 1,024 features in 300 classes on one thread, and the path
+needs no fit from the beginning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from calex.progress import say, track
+from calex.transform import to_input
+
+PENALTIES = [10 ** (-n / 2) for n in range(-2, 13)]  # of standardised features, on the mean loss of an image
+PATIENCE = 2  # weaker penalties that are tried after the best one
+ITERATIONS = 30  # of L-BFGS for each penalty
+CHUNK = 1 << 26  # logits that are in memory at a time
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear layer, and how it came about.
+
+    weight: (C, D) float32. bias: (C,) float32. penalty: the chosen one. tried: for each penalty its loss and accuracy on
+    validation images.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    penalty: float
+    tried: list[dict[str, float]]
+
+
+@torch.inference_mode()
+def penultimate(
+    model: nn.Module,
+    layer: nn.Module,
+    images: np.ndarray,
+    transform: dict[str, Any],
+    device: torch.device,
+    label: str,
+    batch: int = 256,
+) -> torch.Tensor:
+    """(N, D) float32 on the device: what a network's last layer reads, for (N, H, W, C) uint8 images, in evaluation mode."""
+    model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    read: list[torch.Tensor] = []
+    handle = layer.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0].float()))
+    try:
+        starts = range(0, len(images), batch)
+        for start in track(iter(starts), f"{label}: features", len(starts), "images", batch):
+            inputs = to_input(images[start : start + batch], **transform, device=device)
+            model(inputs.contiguous(memory_format=torch.channels_last))
+    finally:
+        handle.remove()
+    return torch.cat(read)
+
+
+def fit(
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    val_features: torch.Tensor,
+    val_labels: torch.Tensor,
+    classes: int,
+    bias: bool,
+    label: str,
+) -> Probe:
+    """Fit a linear layer whose penalty has the least cross-entropy on validation images.
+
+    Parameters
+    ----------
+    features, val_features : torch.Tensor
+        (N, D) float32, of training and of validation images, on one device.
+    labels, val_labels : torch.Tensor
+        (N,) int64, likewise.
+    classes : int
+        C; each has an output, also if no training image is of it.
+    bias : bool
+        Whether the layer has one. Without it, it is 0 in what is returned.
+    label : str
+        What the log calls it.
+    """
+    scale, mean = torch.std_mean(features, 0, correction=0)
+    scale = torch.where(scale > 1e-6 * scale.max(), scale, torch.ones_like(scale))  # what never changes says nothing
+    mean = mean if bias else torch.zeros_like(mean)
+    # Over standardised features; the last column is the bias.
+    weights = torch.zeros(classes, features.shape[1] + 1, device=features.device)
+    best, least, found = Probe(weights[:, :-1], weights[:, -1], math.inf, []), math.inf, 0
+    tried: list[dict[str, float]] = []
+    for position, penalty in enumerate(PENALTIES):
+        weights = _fitted(weights, features, labels, mean, scale, penalty, bias)
+        weight, offset = _unscaled(weights, mean, scale)
+        loss, right = _judged(val_features, val_labels, weight, offset)
+        tried.append({"penalty": penalty, "val_loss": loss, "val_accuracy": right})
+        say(f"{label}: penalty {penalty:.1e}, validation loss {loss:.4f}, accuracy {right:.4f}")
+        if loss < least:
+            best, least, found = Probe(weight, offset, penalty, tried), loss, position
+        elif position - found == PATIENCE:
+            break
+    return best
+
+
+def _fitted(
+    begin: torch.Tensor,
+    features: torch.Tensor,
+    labels: torch.Tensor,
+    mean: torch.Tensor,
+    scale: torch.Tensor,
+    penalty: float,
+    bias: bool,
+) -> torch.Tensor:
+    """Minimise mean cross-entropy + penalty/2 · ‖weights‖², the bias not penalised, from a beginning: (C, D + 1)."""
+    weights = begin.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([weights], max_iter=ITERATIONS, tolerance_grad=1e-5, line_search_fn="strong_wolfe")
+
+    @torch.no_grad()
+    def objective() -> torch.Tensor:
+        """The value; its gradient, by hand because autograd would keep all logits in memory, goes into `weights.grad`."""
+        linear = weights[:, :-1]
+        value, gradient = penalty / 2 * linear.square().sum(), torch.zeros_like(weights)
+        for part in _chunks(len(features), len(weights)):
+            standard = (features[part] - mean) / scale
+            logarithms = torch.addmm(weights[:, -1], standard, linear.T).log_softmax(1)
+            value = value + F.nll_loss(logarithms, labels[part], reduction="sum") / len(features)
+            residual = logarithms.exp_()
+            residual[torch.arange(len(residual), device=residual.device), labels[part]] -= 1
+            gradient[:, :-1] += residual.T @ standard / len(features)
+            if bias:
+                gradient[:, -1] += residual.sum(0) / len(features)
+        gradient[:, :-1] += penalty * linear
+        weights.grad = gradient
+        return value
+
+    optimizer.step(objective)
+    return weights.detach()
+
+
+def _unscaled(weights: torch.Tensor, mean: torch.Tensor, scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights (C, D) and bias (C,) over features as they are, of those over standardised features."""
+    weight = weights[:, :-1] / scale
+    return weight, weights[:, -1] - weight @ mean
+
+
+def _judged(features: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy of a layer."""
+    loss = right = 0.0
+    for part in _chunks(len(features), len(weight)):
+        logits = F.linear(features[part], weight, bias)
+        loss += float(F.cross_entropy(logits, labels[part], reduction="sum"))
+        right += float((logits.argmax(1) == labels[part]).sum())
+    return loss / len(features), right / len(features)
+
+
+def fill(layer: nn.Linear, probe: Probe) -> None:
+    """Give a linear layer a probe's weights."""
+    with torch.no_grad():
+        layer.weight.copy_(probe.weight)
+        if layer.bias is not None:
+            layer.bias.copy_(probe.bias)
+
+
+def answers(features: torch.Tensor, probe: Probe) -> np.ndarray:
+    """(N,) int64: what a layer answers to (N, D) features."""
+    parts = [F.linear(features[part], probe.weight, probe.bias).argmax(1) for part in _chunks(len(features), len(probe.weight))]
+    return torch.cat(parts).cpu().numpy()
+
+
+def _chunks(count: int, classes: int) -> Iterator[slice]:
+    """Slices of so many rows that the logits of each fit into `CHUNK`."""
+    rows = max(1, CHUNK // classes)
+    return (slice(start, start + rows) for start in range(0, count, rows))
