@@ -1,18 +1,18 @@
 """The names of __init__.py as editors and type checkers read them."""
 
-from calex.cascade import leave, oracle, predict
-from calex.cost import Costs
+from calex.comparison.paired import difference as paired_difference
+from calex.comparison.pareto import at_budgets
+from calex.comparison.pareto import front as pareto_front
 from calex.errors import CalexError
-from calex.evaluation import measure
-from calex.exits import Exits
-from calex.exits import read as read_exits
 from calex.features.store import open_store
-from calex.paired import difference as paired_difference
-from calex.pareto import at_budgets
-from calex.pareto import front as pareto_front
 from calex.policies.cpm import cpm_thresholds
 from calex.report.inputs import read_points
-from calex.scores import scores as exit_scores
+from calex.simulation.cascade import leave, oracle, predict
+from calex.simulation.cost import Costs
+from calex.simulation.evaluation import measure
+from calex.simulation.exits import Exits
+from calex.simulation.exits import read as read_exits
+from calex.simulation.scores import scores as exit_scores
 from calex.weightings import effective_sample_size
 from calex.weightings.survivors import survival_probability
 from calex.weightings.survivors import weights as survivor_weights

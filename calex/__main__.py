@@ -9,9 +9,10 @@ import importlib
 import os
 import sys
 
-from calex import __version__, memory
+from calex import __version__
 from calex.errors import CalexError, suggestion
 from calex.plugins.modules import PACKAGE
+from calex.system import memory
 
 # In pipeline order; the last ones are for people.
 COMMANDS = (

@@ -11,13 +11,13 @@ import torch
 from feature_stores import PROVENANCE
 
 from calex import plugins
-from calex.branches import Branches
-from calex.cost import Costs
+from calex.branches.branch import Branches
+from calex.branches.fitting import TrainingJob
 from calex.features.layout import Layout
 from calex.features.loader import Loader
 from calex.features.store import Store, open_store
 from calex.features.writer import Dump
-from calex.fitting import TrainingJob
+from calex.simulation.cost import Costs
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")

@@ -8,9 +8,9 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from calex.cost import Costs
-from calex.exits import Exits
-from calex.files import write_npz
+from calex.simulation.cost import Costs
+from calex.simulation.exits import Exits
+from calex.system.files import write_npz
 
 TO_TAP, HEAD, BACKBONE = (10.0, 30.0, 60.0), (1.0, 2.0, 4.0), 100.0
 

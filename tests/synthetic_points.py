@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from calex.paired import SCHEMA
-from calex.pareto import BUDGETS, at_budgets, deployable, mark_fronts, over_seeds
+from calex.comparison.paired import SCHEMA
+from calex.comparison.pareto import BUDGETS, at_budgets, deployable, mark_fronts, over_seeds
 from calex.report import page as report_page
 from calex.report.tables import sections
 

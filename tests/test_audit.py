@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from conftest import run_calex
 
-from calex.audit import audit, digests, identical
-from calex.files import read_json
 from calex.images import SPLITS, Images, Notes
+from calex.images.audit import audit, digests, identical
+from calex.system.files import read_json
 
 
 def noise(train: int = 20, val: int = 10, test: int = 10, classes: int = 2, seed: int = 0) -> Images:

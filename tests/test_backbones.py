@@ -11,7 +11,7 @@ from calex.backbones.build import build, freeze, parameters
 from calex.backbones.taps import measure_taps, pooled, tapping
 from calex.backbones.trace import check_network
 from calex.errors import CalexError
-from calex.flops import of
+from calex.system.flops import of
 
 torch.set_num_threads(1)
 STAGES = ["layer1", "layer2", "layer3", "layer4"]

@@ -20,12 +20,12 @@ from conftest import REPOSITORY, run_calex
 from feature_stores import SMALL, dump
 from made_up_exits import random_exits, write
 
-from calex import exits as exits_of
 from calex.__main__ import COMMANDS
 from calex.errors import CalexError
-from calex.files import read_json, read_npy, read_npz, read_parquet, remedy, replacing, write_npz
-from calex.settings_argument import parse
+from calex.simulation import exits as exits_of
 from calex.steps import _description, calibrate, evaluate, report, weigh_survivors
+from calex.system.files import read_json, read_npy, read_npz, read_parquet, remedy, replacing, write_npz
+from calex.workflow.settings_argument import parse
 
 SETTINGS = json.dumps({"policy": {"name": "cpm", "steps": 3}, "score": "margin", "correct": "label", "folds": 3})
 KEY = json.dumps({"dataset": "d", "backbone": "b", "method": "m", "variant": "default", "policy": "cpm", "seed": 0})

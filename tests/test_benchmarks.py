@@ -15,13 +15,14 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
-from calex import benchmarks, plugins, precision
+from calex import benchmarks, plugins
 from calex.__main__ import main
 from calex.benchmarks import Row, busy, memory, row
 from calex.benchmarks._stores import made
 from calex.features.store import verify
 from calex.report import benchmarks_page
 from calex.steps import sizes
+from calex.system import precision
 
 LINUX = pytest.mark.skipif(not memory.STATUS.exists(), reason="memory is read from Linux's /proc")
 

@@ -13,12 +13,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from made_up_exits import any_exits, exits, random_exits
 
-from calex import cascade
-from calex.crossfit import assign_folds
-from calex.exits import Exits
 from calex.plugins import complete, load, options_of
 from calex.policies.cpm import class_precision, cpm_thresholds, leaving_share, required_precision
-from calex.threshold_table import parameters_as_json
+from calex.simulation import cascade
+from calex.simulation.crossfit import assign_folds
+from calex.simulation.exits import Exits
+from calex.simulation.threshold_table import parameters_as_json
 
 INF = math.inf
 margins = st.one_of(

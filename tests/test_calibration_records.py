@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 from made_up_exits import random_exits, write
 
-from calex import cascade
-from calex.exits import Exits
+from calex.simulation import cascade
+from calex.simulation.exits import Exits
 from calex.steps import calibrate, weigh_survivors
 
 POLICIES = ("cpm", "global", "budgeted")

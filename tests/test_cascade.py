@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up_exits import any_exits, exits, random_exits
 
-from calex.cascade import leave, oracle, predict
-from calex.exits import Exits
 from calex.policies.cpm import cpm_thresholds
+from calex.simulation.cascade import leave, oracle, predict
+from calex.simulation.exits import Exits
 
 INF = math.inf
 

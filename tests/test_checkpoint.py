@@ -14,11 +14,12 @@ import yaml
 from conftest import REPOSITORY, run_calex
 from safetensors.torch import load_file, save_file
 
-from calex import config, images, precision
+from calex import config, images
 from calex.__main__ import main
 from calex.backbones.build import build
 from calex.errors import CalexError
-from calex.files import read_json, write_json
+from calex.system import precision
+from calex.system.files import read_json, write_json
 
 SETTINGS = {
     "network": "resnet18", "stem": "cifar", "input_size": 8, "augment": {"shift": 0, "flip": False}, "normalisation": None,

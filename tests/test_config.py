@@ -14,8 +14,8 @@ from conftest import REPOSITORY
 
 from calex import config, plugins
 from calex.errors import CalexError
-from calex.files import canonical_json
 from calex.plugins.ranges import misfit
+from calex.system.files import canonical_json
 
 SCHEMA = REPOSITORY / "workflow/schemas/config.schema.yaml"
 

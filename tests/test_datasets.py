@@ -21,7 +21,7 @@ from PIL import Image
 from calex import config, images, plugins
 from calex.datasets import _cifar, _decoding, _downloads, cifar10, cifar100, cinic10, fashion_mnist
 from calex.errors import CalexError
-from calex.splitting import hold_out
+from calex.images.splitting import hold_out
 
 NOWHERE = Path("no/resources")
 

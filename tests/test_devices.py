@@ -11,9 +11,9 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
-from calex import devices
 from calex.__main__ import main
 from calex.errors import CalexError
+from calex.system import devices
 
 BLOCK = (
     '{"network":"resnet18","stem":"cifar","input_size":8,"augment":{},"head_holdout":0,"normalisation":null,'
@@ -60,7 +60,7 @@ def test_auto_is_what_is_there() -> None:
 
 GRADIENT = """
 import torch
-from calex import devices
+from calex.system import devices
 
 devices.claim("cpu", 2)
 layer = torch.nn.Conv2d(3, 16, 3)

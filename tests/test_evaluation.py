@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up_exits import BACKBONE, HEAD, TO_TAP, any_exits, exits, random_exits, write
 
-from calex import cascade, crossfit, threshold_table
-from calex.cost import Costs
-from calex.crossfit import assign_folds
 from calex.errors import CalexError
-from calex.evaluation import SCHEMA, measure
-from calex.exits import Exits, read, read_views
 from calex.policies.cpm import cpm_thresholds
+from calex.simulation import cascade, crossfit, threshold_table
+from calex.simulation.cost import Costs
+from calex.simulation.crossfit import assign_folds
+from calex.simulation.evaluation import SCHEMA, measure
+from calex.simulation.exits import Exits, read, read_views
 from calex.steps import calibrate, evaluate
 
 INF = math.inf

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from calex import images
 from calex.errors import CalexError
 from calex.features.store import open_store
-from calex.files import read_json
-from calex.splitting import split_head_holdout
+from calex.images.splitting import split_head_holdout
+from calex.system.files import read_json
 
 
 @given(st.lists(st.integers(20, 60), min_size=2, max_size=5), st.floats(0.1, 0.9))

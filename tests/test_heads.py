@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from calex.branches import Branch, Branches, predict_log_proba
+from calex.branches.branch import Branch, Branches, predict_log_proba
+from calex.branches.fitting import TrainingJob
 from calex.errors import CalexError
-from calex.fitting import TrainingJob
 from calex.plugins import complete, load, options_of
 
 torch.set_num_threads(1)

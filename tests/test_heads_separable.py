@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from calex import flops
-from calex.branches import Branch
+from calex.branches.branch import Branch
 from calex.plugins import load
+from calex.system import flops
 
 torch.set_num_threads(1)
 

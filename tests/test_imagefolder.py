@@ -16,9 +16,9 @@ from conftest import REPOSITORY
 from PIL import Image
 
 from calex import images, plugins
-from calex.audit import audit
 from calex.datasets import _decoding, _memory, imagefolder
 from calex.errors import CalexError
+from calex.images.audit import audit
 
 
 def loaded(folder: Path, **options: Any) -> images.Images:

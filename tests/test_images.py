@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from calex.errors import CalexError
 from calex.images import SPLITS, Images, checked, load, load_names, save
+from calex.images.splitting import stratified_split
 from calex.plugins import complete, options_of
 from calex.plugins import load as plugin
-from calex.splitting import stratified_split
 
 
 def digits(**options: int) -> Images:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from conftest import REPOSITORY
 
-from calex import command_line, job_settings, slurm
 from calex.config import merged, read_layers, read_yaml, validated
+from calex.workflow import command_line, job_settings, slurm
 
 
 @pytest.fixture(scope="module")

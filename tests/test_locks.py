@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY
 
-from calex import locks
 from calex.errors import CalexError
-from calex.locks import guard_of, locked
+from calex.system import locks
+from calex.system.locks import guard_of, locked
 
 
 @pytest.fixture(params=[None, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, "windows"])
@@ -81,7 +81,7 @@ def test_what_is_no_lack_of_locks_is_told_as_it_is(tmp_path, monkeypatch):
 HOLD = """
 import errno, os, sys, time
 from pathlib import Path
-from calex import locks
+from calex.system import locks
 def refuse(*_):
     raise OSError(errno.ENOLCK, "No locks available")
 locks.fcntl.flock = refuse

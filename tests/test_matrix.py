@@ -17,8 +17,8 @@ from dataset_files import SUPERCLASSES
 
 from calex import images
 from calex.config import merged, read_yaml
-from calex.files import read_json
-from calex.points import MARKED
+from calex.simulation.points import MARKED
+from calex.system.files import read_json
 
 SHIPPED = merged([read_yaml(REPOSITORY / "config/config.yaml")])  # with `extends` resolved
 METHODS = list(SHIPPED["methods"])

@@ -13,10 +13,11 @@ import pytest
 from conftest import REPOSITORY
 from made_up_exits import random_exits, write
 
-from calex import cascade, memory
 from calex.__main__ import COMMANDS, main
 from calex.errors import CalexError
-from calex.files import read_npz, write_npz
+from calex.simulation import cascade
+from calex.system import memory
+from calex.system.files import read_npz, write_npz
 
 SETTINGS = '{"policy":{"name":"global"},"score":"confidence","correct":"label","folds":3}'
 
@@ -87,7 +88,7 @@ def test_a_real_limit(tmp_path):
         import resource, sys
         from calex.__main__ import main
         from calex.steps import inspect, weigh_survivors
-        from calex import files
+        from calex.system import files
         weigh_survivors.run = lambda args: files.read_npz({str(tmp_path / "exits1.npz")!r})
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20),) * 2)
@@ -96,7 +97,7 @@ def test_a_real_limit(tmp_path):
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 2, done.stderr
     assert done.stderr == (
-        "calex weigh-survivors: error: not enough memory in calex.files.read_npz (unable to allocate 400. MiB for an array with "
+        "calex weigh-survivors: error: not enough memory in calex.system.files.read_npz (unable to allocate 400. MiB for an array with "
         "shape (419430400,)); lower views, or give the step more memory\n"
     )
 

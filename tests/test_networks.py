@@ -9,10 +9,11 @@ import yaml
 from conftest import REPOSITORY
 from torch import nn
 
-from calex import config, sources
+from calex import config
 from calex.backbones import own
 from calex.backbones.build import build
 from calex.errors import CalexError
+from calex.workflow import sources
 
 NET = """
 from torch import nn

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from calex import images
 from calex.__main__ import main
-from calex.files import read_json
+from calex.system.files import read_json
 
 NETWORKS = '''
 import torch

@@ -18,7 +18,7 @@ import yaml
 from conftest import REPOSITORY, planned, run_snakemake
 
 from calex import images
-from calex.files import read_json
+from calex.system.files import read_json
 
 TINY = REPOSITORY / "tests/tiny.yaml"
 

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from made_up_exits import random_exits, write
 
-from calex import paired, pareto
-from calex.evaluation import measure
-from calex.files import write_npz
-from calex.paired import difference
-from calex.points import SCHEMA
+from calex.comparison import paired, pareto
+from calex.comparison.paired import difference
+from calex.simulation.evaluation import measure
+from calex.simulation.points import SCHEMA
 from calex.steps import compare
+from calex.system.files import write_npz
 
 
 def test_a_difference_by_hand():

@@ -9,7 +9,7 @@ from conftest import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calex.pareto import AREA_BUDGETS, CURVE, area, at_budgets, curve_on_grid, front, mark_fronts, over_seeds
+from calex.comparison.pareto import AREA_BUDGETS, CURVE, area, at_budgets, curve_on_grid, front, mark_fronts, over_seeds
 
 
 def operating_points(rows: list[dict]) -> pl.DataFrame:

@@ -9,8 +9,9 @@ import pytest
 import yaml
 from conftest import REPOSITORY, planned, run_snakemake
 
-from calex import config, plan
+from calex import config
 from calex.errors import CalexError
+from calex.workflow import plan
 
 METHOD: dict[str, Any] = {
     "recipe": {"name": "branchwise", "epochs": 1},

@@ -11,9 +11,10 @@ import pytest
 import yaml
 from conftest import REPOSITORY
 
-from calex import plugins, sources
+from calex import plugins
 from calex.errors import CalexError
 from calex.plugins import contracts
+from calex.workflow import sources
 
 SCHEMA_FILE = REPOSITORY / "workflow/schemas/config.schema.yaml"
 
@@ -182,7 +183,7 @@ def test_checking_a_config_of_plugins_outside_runs_none_of_them_and_no_torch(fol
     content["policies"]["cpm_survivors"] = {"name": "outside_parts.policies"}
     (folder / "mine.yaml").write_text(yaml.safe_dump(content))
     code = (
-        "import sys\nfrom calex import config, sources\n"
+        "import sys\nfrom calex import config\nfrom calex.workflow import sources\n"
         f"whole = config.validated(config.read_yaml('mine.yaml'), config.read_yaml({str(SCHEMA_FILE)!r}), 'mine.yaml')\n"
         "variant = whole['methods']['calexnet']['variants']['depth=2']\n"
         "print(variant['head'], len(sources.of_step('train_branch', variant)) > 10, 'torch' in sys.modules)\n"

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up_exits import any_exits, exits, random_exits, write
 
-from calex import cascade, crossfit
-from calex.evaluation import measure
-from calex.exits import Exits, read
 from calex.plugins import complete, load, options_of
+from calex.simulation import cascade, crossfit
+from calex.simulation.evaluation import measure
+from calex.simulation.exits import Exits, read
 from calex.steps import calibrate, evaluate
 
 INF = math.inf

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from calex import precision
-from calex.files import read_json
+from calex.system import precision
+from calex.system.files import read_json
 
 CPU = torch.device("cpu")
 

@@ -20,7 +20,7 @@ from calex.backbones import diagnosis, last_layer, probe, training
 from calex.backbones.build import build
 from calex.backbones.weights import read_weights
 from calex.errors import CalexError
-from calex.files import read_json
+from calex.system.files import read_json
 
 torch.set_num_threads(1)
 
@@ -89,7 +89,7 @@ def test_the_last_layer_is_found_by_what_it_gives(network: str) -> None:
 
 
 def small_transformer() -> nn.Module:
-    from calex.vision import models
+    from calex.backbones.vision import models
 
     return models.VisionTransformer(32, 16, 1, 2, 16, 32, num_classes=7)
 

@@ -9,9 +9,9 @@ import torch
 from joint_cascades import CLASSES, IMAGES, SHAPES, build, everything, learners, train, write_store
 
 from calex import plugins
-from calex.branches import Classifier, predict_log_proba
+from calex.branches.branch import Classifier, predict_log_proba
+from calex.branches.fitting import TrainingJob
 from calex.features.loader import Loader
-from calex.fitting import TrainingJob
 from calex.recipes.boostnet import Boosted
 
 

@@ -15,13 +15,14 @@ from conftest import REPOSITORY, run_snakemake
 from joint_cascades import FLOPS, IMAGES, build, everything, write_store
 from safetensors.torch import load_file
 
-from calex import config, exits, recipes
+from calex import config, recipes
 from calex.__main__ import main
-from calex.branches import predict_log_proba
-from calex.cascade import leave
+from calex.branches.branch import predict_log_proba
 from calex.errors import CalexError
 from calex.features.store import open_store
-from calex.files import canonical_json
+from calex.simulation import exits
+from calex.simulation.cascade import leave
+from calex.system.files import canonical_json
 
 JOINT = ["pteenet", "ztw", "boostnet"]
 BRIEF = {"ztw": {"epochs": 2, "ensemble_epochs": 1}}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from joint_cascades import CLASSES, FLOPS, IMAGES, build, costs_of, everything, train, write_store
 
 from calex import plugins
-from calex.branches import Branch, predict_log_proba
+from calex.branches.branch import Branch, predict_log_proba
 from calex.errors import CalexError
 
 losses = plugins.load("recipes", "pteenet").losses

@@ -10,10 +10,10 @@ import torch
 from joint_cascades import CLASSES, IMAGES, SHAPES, build, everything, learners, state, train, write_store
 
 from calex import plugins
-from calex.branches import predict_log_proba
+from calex.branches.branch import predict_log_proba
+from calex.branches.fitting import rate
 from calex.errors import CalexError
 from calex.features.loader import Loader
-from calex.fitting import rate
 from calex.recipes.ztw import cache_logits
 
 

@@ -12,7 +12,7 @@ import documented
 import pytest
 from clones import TINY, clone, environment, shell
 
-from calex.files import sha256
+from calex.system.files import sha256
 
 CASCADE = "digits/resnet18/calexnet/default/seed0"
 # The moments of the kills: the file that a job in full swing writes to, and for how long it may go on from there.

@@ -13,8 +13,8 @@ import pytest
 from synthetic_points import AUDIT, RUN, TWO, WARNINGS, operating_points, page, paired_with, text_of
 
 from calex.__main__ import main
+from calex.comparison.pareto import at_budgets
 from calex.errors import CalexError
-from calex.pareto import at_budgets
 from calex.report.build import build
 from calex.report.chart import picture
 from calex.report.inputs import read_points

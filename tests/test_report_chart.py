@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from synthetic_points import TWO, operating_points
 
-from calex.pareto import deployable
+from calex.comparison.pareto import deployable
 from calex.report.chart import chart, picture
 from calex.report.chart_data import MAX_ROWS, ChartData
 from calex.report.styles import COLOURS, curve_styles, highlighted

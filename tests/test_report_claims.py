@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from calex.pareto import BUDGETS
+from calex.comparison.pareto import BUDGETS
 from calex.report.claims import VERDICTS, comparison, gains, seed_order, tied
 from calex.report.formatting import interval
 from calex.report.wording import comparison_sentences, gain_clause, gain_sentence, headline, order_sentence

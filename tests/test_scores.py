@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calex.scores import SCORES, scores
+from calex.simulation.scores import SCORES, scores
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from calex import slurm
+from calex.workflow import slurm
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from calex import plugins, sources
+from calex import plugins
 from calex.errors import CalexError
 from calex.plugins import modules
 from calex.plugins.modules import PACKAGE
+from calex.workflow import sources
 
 BUILD = "def build(channels, height, width, **options): ...\n"
 BRANCH = {"recipe": {"name": "branchwise"}, "head": {"name": "prototype"}, "target": {"name": "kl"}}
@@ -17,7 +18,7 @@ BRANCH = {"recipe": {"name": "branchwise"}, "head": {"name": "prototype"}, "targ
 
 def test_a_branch_knows_its_head_and_target_and_no_other() -> None:
     files = set(sources.of_step("train_branch", BRANCH))
-    assert {"calex/steps/train_branch.py", "calex/heads/prototype.py", "calex/targets/kl.py", "calex/branches.py"} <= files
+    assert {"calex/heads/prototype.py", "calex/targets/kl.py", "calex/branches/branch.py"} <= files
     assert "calex/targets/argmax.py" not in files
     assert not any("backbones" in file or "policies" in file for file in files)
 
@@ -29,7 +30,12 @@ def test_a_plugin_brings_what_it_imports() -> None:
 
 def test_the_report_knows_its_page_and_nothing_of_the_method() -> None:
     files = set(sources.of_step("report", {}))
-    assert {"calex/report/build.py", "calex/report/page.html", "calex/report/template.html", "calex/pareto.py"} <= files
+    assert {
+        "calex/report/build.py",
+        "calex/report/page.html",
+        "calex/report/template.html",
+        "calex/comparison/pareto.py",
+    } <= files
     assert not any(part in file for file in files for part in ("heads", "recipes", "policies", "cascade"))
 
 

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up_exits import any_exits, exits, random_exits, write
 
-from calex import cascade
-from calex.exits import Exits
 from calex.plugins import complete, load, options_of
 from calex.policies.cpm import cpm_thresholds
+from calex.simulation import cascade
+from calex.simulation.exits import Exits
 from calex.steps import weigh_survivors
 from calex.weightings import effective_sample_size
 from calex.weightings.survivors import staying_probability, survival_probability, weights

@@ -18,12 +18,13 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from calex import images, precision
+from calex import images
 from calex.__main__ import main
 from calex.backbones import training
 from calex.errors import CalexError
-from calex.files import canonical_json, read_json, sha256
 from calex.steps import train_backbone
+from calex.system import precision
+from calex.system.files import canonical_json, read_json, sha256
 
 CPU = torch.device("cpu")
 SETTINGS = {
@@ -312,7 +313,7 @@ def test_other_settings_do_not_go_on_from_there(place, monkeypatch, capsys):
 
 
 def test_a_second_training_of_the_same_weights_is_refused(place, monkeypatch, capsys):
-    from calex.locks import guard_of, locked
+    from calex.system.locks import guard_of, locked
 
     monkeypatch.chdir(place)
     out = place / "twice" / "backbone.safetensors"

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from calex.backbones.transform import augment, channel_statistics, to_input
 from calex.features.forward import view_key
-from calex.transform import augment, channel_statistics, to_input
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")

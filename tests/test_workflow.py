@@ -18,11 +18,11 @@ from feature_stores import hashes
 from calex import images, plugins
 from calex.backbones.build import build, freeze
 from calex.backbones.taps import tapping
+from calex.backbones.transform import to_input
 from calex.backbones.weights import read_weights
 from calex.features.store import open_store, verify
-from calex.files import read_json, sha256
-from calex.points import MARKED
-from calex.transform import to_input
+from calex.simulation.points import MARKED
+from calex.system.files import read_json, sha256
 
 REPORT = "results/pareto_digits.html"
 CASCADE = Path("results/digits/resnet18/calexnet/default/seed0")
@@ -95,7 +95,7 @@ def test_an_edited_report_reruns_only_the_report(tiny: Path, tmp_path: Path, fil
 
 
 def test_an_edited_comparison_reruns_only_itself_and_the_report(tiny: Path, tmp_path: Path) -> None:
-    copy = edited(tmp_path, "calex/paired.py", "\nEDITED = True\n")
+    copy = edited(tmp_path, "calex/comparison/paired.py", "\nEDITED = True\n")
     assert planned(run_snakemake(tiny, REPORT, "-n", repository=copy).stdout) == {"compare": 1, "report": 1}
 
 
@@ -186,7 +186,7 @@ def test_a_file_over_the_config_may_name_another_plugin(tmp_path: Path) -> None:
     assert "over.yaml + --config: device: unknown value 'gpu'" in done.stderr
 
 
-@pytest.mark.parametrize("file", ["calex/heads/prototype.py", "calex/branches.py"])
+@pytest.mark.parametrize("file", ["calex/heads/prototype.py", "calex/branches/branch.py"])
 def test_a_syntax_error_in_the_library_is_one_line(tmp_path: Path, file: str) -> None:
     copy = edited(tmp_path, file, "\nbroken = = 1\n")
     done = run_snakemake(tmp_path, REPORT, "-n", repository=copy)

@@ -14,8 +14,8 @@ from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 
 from calex.backbones import own
+from calex.backbones.vision import models
 from calex.errors import CalexError, one_line, suggestion
-from calex.vision import models
 
 # As published; torchvision warns where this is left open.
 PUBLISHED = {"googlenet": {"init_weights": True}, "inception_v3": {"init_weights": True}}

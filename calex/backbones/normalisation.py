@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from calex import transform
+from calex.backbones import transform
 from calex.errors import CalexError
 
 

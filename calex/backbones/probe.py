@@ -19,8 +19,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from calex.progress import say, track
-from calex.transform import to_input
+from calex.backbones.transform import to_input
+from calex.system.progress import say, track
 
 PENALTIES = [10 ** (-n / 2) for n in range(-2, 13)]  # of standardised features, on the mean loss of an image
 PATIENCE = 2  # weaker penalties that are tried after the best one

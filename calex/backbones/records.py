@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from calex.files import read_record
+from calex.system.files import read_record
 
 _TEXT, _COUNT = {"type": "string"}, {"type": "integer", "minimum": 0}
 _SHAPE = {"type": "array", "items": _COUNT, "minItems": 3, "maxItems": 3}

@@ -19,11 +19,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from calex.backbones.convolutions import by_images
+from calex.backbones.transform import augment, to_input
 from calex.errors import CalexError, one_line
-from calex.files import replacing
-from calex.precision import autocast
-from calex.progress import say, track
-from calex.transform import augment, to_input
+from calex.system.files import replacing
+from calex.system.precision import autocast
+from calex.system.progress import say, track
 
 SAVE_EVERY = 180.0  # seconds of an epoch that a kill may cost
 AUXILIARY = 0.3  # weight of a loss at auxiliary logits (Szegedy et al. 2015, section 5)

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from calex import precision
 from calex.backbones import training
 from calex.backbones.build import build
 from calex.backbones.taps import tapping
 from calex.benchmarks import Bench, Row, Skipped, row, seconds
 from calex.benchmarks.dump import BATCH, CLASSES, POOL, TAPS, TRANSFORM, dump, made_up, prepared
 from calex.features.forward import Forward
+from calex.system import precision
 
 KEPT = 0.35  # of the throughput of an idle machine
 AUTO = 0.9  # of the throughput of the better precision

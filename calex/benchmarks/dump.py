@@ -11,11 +11,11 @@ import torch
 
 from calex.backbones.build import build, freeze
 from calex.backbones.taps import measure_taps, tapping
+from calex.backbones.transform import to_input
 from calex.benchmarks import Bench, Row, in_turn, row
 from calex.features.forward import Forward
 from calex.features.layout import Layout
 from calex.features.writer import Dump
-from calex.transform import to_input
 
 LIMIT = 1.15
 TAPS = ["layer1", "layer2", "layer3"]

@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from calex import devices
 from calex.benchmarks import Bench, Row, Skipped, row
 from calex.benchmarks._stores import CLASSES, TAP, layout_of, made
 from calex.benchmarks.training import HEAD, RECIPE, TARGET
-from calex.branches import Branch
+from calex.branches.branch import Branch
+from calex.branches.fitting import TrainingJob
 from calex.features.layout import amount
 from calex.features.loader import Batch, Loader
 from calex.features.store import open_store
-from calex.fitting import TrainingJob
 from calex.recipes import branchwise
+from calex.system import devices
 
 IMAGES = (262_144, 1_048_576)  # 2.2 and 8.6 GB
 LIMIT = 1e9  # bytes

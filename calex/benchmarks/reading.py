@@ -10,11 +10,11 @@ import torch
 from calex.benchmarks import Bench, Row, in_turn, row
 from calex.benchmarks._stores import CLASSES, TAP, layout_of, made
 from calex.benchmarks.training import HEAD, RECIPE, TARGET
-from calex.branches import Branch
+from calex.branches.branch import Branch
+from calex.branches.fitting import TrainingJob
 from calex.features.layout import amount
 from calex.features.loader import Loader
 from calex.features.store import Store
-from calex.fitting import TrainingJob
 from calex.recipes import branchwise
 
 IMAGES = 65_536  # 0.54 GB

@@ -9,18 +9,18 @@ import numpy as np
 import torch
 
 from calex.backbones.taps import tapping
+from calex.backbones.transform import to_input
 from calex.benchmarks import Bench, Row, in_turn, row
 from calex.benchmarks.dump import BATCH, CLASSES, POOL, TAPS, TRANSFORM, dump, made_up, prepared
-from calex.branches import Branch
+from calex.branches.branch import Branch
+from calex.branches.fitting import TrainingJob
 from calex.features.layout import Layout
 from calex.features.loader import Batch, Loader
 from calex.features.store import open_store
-from calex.fitting import TrainingJob
 from calex.heads import prototype
-from calex.precision import autocast
 from calex.recipes import branchwise
+from calex.system.precision import autocast
 from calex.targets import kl
-from calex.transform import to_input
 
 # stem, images, least speed-up of branch 1 in float32.
 CASES = (("imagenet", 8192, 10.0), ("cifar", 1024, 40.0))

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from calex import plan, plugins, recipes
+from calex import plugins, recipes
 from calex.backbones import own as own_network
 from calex.errors import CalexError, Faults, suggestion
-from calex.scores import SCORES
+from calex.simulation.scores import SCORES
+from calex.workflow import plan
 
 # Which kind of plugin each block of a method names.
 METHOD = {"recipe": "recipes", "head": "heads", "target": "targets", "weighting": "weightings"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from calex.errors import CalexError, listed
-from calex.progress import say
+from calex.system.progress import say
 
 
 def order_classes(by_split: Mapping[str, Sequence[str]], given: Sequence[Any], place: Path) -> list[str]:

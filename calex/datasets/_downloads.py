@@ -14,8 +14,8 @@ from urllib.request import Request, urlopen
 
 from calex.datasets._signatures import content_of
 from calex.errors import CalexError
-from calex.locks import guard_of, locked
-from calex.progress import say, track
+from calex.system.locks import guard_of, locked
+from calex.system.progress import say, track
 
 BLOCK = 1 << 20  # bytes
 SILENCE = 60  # seconds without a byte after which a connection counts as broken

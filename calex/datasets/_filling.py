@@ -12,7 +12,7 @@ import numpy as np
 
 from calex.datasets._decoding import Unreadable
 from calex.errors import CalexError, listed
-from calex.progress import track
+from calex.system.progress import track
 
 Source = TypeVar("Source")
 

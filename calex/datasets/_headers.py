@@ -10,7 +10,7 @@ from pathlib import Path
 from calex.datasets._decoding import WHITES, Header, Unreadable, Whites, deep_kind, deep_range, read_header
 from calex.datasets._filling import BATCH, NAMED, THREADS, refuse_unreadable
 from calex.errors import CalexError, listed
-from calex.progress import track
+from calex.system.progress import track
 
 # The whites that files are made with: all bits of 8, 10, 12, 14 or 16, and 1 for fractions.
 LADDER = {"integer": (255, 1023, 4095, 16383, 65535), "float": (1, 255, 1023, 4095, 16383, 65535)}

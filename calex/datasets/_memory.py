@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from calex.errors import CalexError
-from calex.progress import say
+from calex.system.progress import say
 
 try:
     import resource

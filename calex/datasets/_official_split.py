@@ -8,7 +8,7 @@ import numpy as np
 
 from calex.datasets._memory import allocate
 from calex.images import SPLITS, Images
-from calex.splitting import hold_out
+from calex.images.splitting import hold_out
 
 Part = tuple[np.ndarray, np.ndarray]  # (n, H, W, C) uint8 images and (n,) int64 labels
 

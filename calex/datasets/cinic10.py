@@ -18,7 +18,7 @@ from calex.datasets._filling import fill
 from calex.datasets._memory import allocate
 from calex.errors import CalexError
 from calex.images import SPLITS, Images, Notes
-from calex.progress import say
+from calex.system.progress import say
 
 # folder: where the archive or its files are; None downloads it. md5: of an archive of your own, if it
 # is not the published one. per_class: how many images each class must have in

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from calex.images import Images
-from calex.splitting import stratified_split
+from calex.images.splitting import stratified_split
 
 # val, test: how many images each; the rest is train. split_seed: which fixed split.
 OPTIONS = {"val": 397, "test": 400, "split_seed": 0}

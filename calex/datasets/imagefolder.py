@@ -17,8 +17,8 @@ from calex.datasets._headers import check_headers
 from calex.datasets._memory import allocate
 from calex.errors import CalexError, listed
 from calex.images import SPLITS, Images, Notes
-from calex.progress import say
-from calex.splitting import hold_out
+from calex.images.splitting import hold_out
+from calex.system.progress import say
 
 # folder: the one that holds train and perhaps val and test, or classes. size: side in pixels at which images are stored.
 # fit: `crop` takes the middle square of an image, `stretch` all of it. grey: store one channel instead of three. val, test:

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from calex.files import sha256
-from calex.precision import autocast
-from calex.transform import augment, to_input
+from calex.backbones.transform import augment, to_input
+from calex.system.files import sha256
+from calex.system.precision import autocast
 
 AGREEMENT_IMAGES = 512
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from calex.features import chunks
 from calex.features.chunks import Entry
-from calex.files import replacing
-from calex.progress import track
+from calex.system.files import replacing
+from calex.system.progress import track
 
 
 def journal_line(where: str, entry: Entry) -> str:

@@ -18,8 +18,8 @@ from calex.errors import CalexError
 from calex.features import chunks
 from calex.features.chunks import REMEDY, Entry
 from calex.features.layout import CRC_BYTES, Layout, key
-from calex.files import canonical_json, read_json, sha256
-from calex.progress import track
+from calex.system.files import canonical_json, read_json, sha256
+from calex.system.progress import track
 
 FORMAT = 1
 CODEC_CHAINS = {"none": ["bytes", "crc32c"], "lz4": ["bytes", "blosc", "crc32c"], "zstd": ["bytes", "zstd", "crc32c"]}

@@ -27,9 +27,9 @@ from calex.features.chunks import Entry
 from calex.features.journal import journal_line, resumed, write_journal
 from calex.features.layout import Layout, amount, key
 from calex.features.store import FORMAT, check_files, checksum, store_of
-from calex.files import canonical_json, read_json, sha256, write_json
-from calex.locks import locked
-from calex.progress import say
+from calex.system.files import canonical_json, read_json, sha256, write_json
+from calex.system.locks import locked
+from calex.system.progress import say
 
 MARGIN = 1.02  # of the predicted size: what a file system needs for itself
 

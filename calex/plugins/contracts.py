@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     import torch
 
     from calex.benchmarks import Bench, Row
-    from calex.branches import Branch, Branches
-    from calex.exits import Exits
-    from calex.fitting import TrainingJob
+    from calex.branches.branch import Branch, Branches
+    from calex.branches.fitting import TrainingJob
     from calex.images import Images
+    from calex.simulation.exits import Exits
 
 
 class DatasetSource(Protocol):

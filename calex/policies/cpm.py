@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from calex.cascade import ALWAYS, NEVER
-from calex.exits import Exits
+from calex.simulation.cascade import ALWAYS, NEVER
+from calex.simulation.exits import Exits
 
 # population: calibrate branch k on the `survivors` of earlier branches at the same margin, or on `all` images.
 # min_support: how many validation images of a class must leave for a threshold to be used.
@@ -78,7 +78,7 @@ def cpm_thresholds(
     A branch that is right at score 0.9 and wrong at 0.4, beside a backbone that is always right (precision 1):
 
     >>> import numpy as np
-    >>> from calex.cost import Costs
+    >>> from calex.simulation.cost import Costs
     >>> exits = Exits(
     ...     predictions=np.array([[0, 0]]), scores=np.array([[0.9, 0.4]]), labels=np.array([0, 1]),
     ...     backbone=np.array([0, 1]), classes=2, costs=Costs((1.0,), (0.5,), 4.0),

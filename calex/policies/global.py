@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from calex.cascade import ALWAYS, NEVER
-from calex.exits import Exits
+from calex.simulation.cascade import ALWAYS, NEVER
+from calex.simulation.exits import Exits
 
 # steps: into how many equal parts the pooled validation scores are cut; steps + 1 operating points.
 OPTIONS = {"steps": 120}

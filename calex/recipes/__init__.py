@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from calex import plugins
 from calex.errors import CalexError, suggestion
-from calex.scores import SCORES
+from calex.simulation.scores import SCORES
 
 
 def constant(name: str, key: str, default: object) -> object:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from calex.branches import Branches, BranchOutput, Classifier, seeded
-from calex.fitting import TrainingJob, fit
+from calex.branches.branch import Branches, BranchOutput, Classifier, seeded
+from calex.branches.fitting import TrainingJob, fit
 
 JOINT = True
 SCORES = ["max_softmax", "margin", "entropy"]

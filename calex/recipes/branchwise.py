@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from calex.branches import Branch
+from calex.branches.branch import Branch
+from calex.branches.fitting import TrainingJob, fit
 from calex.features.loader import Batch
-from calex.fitting import TrainingJob, fit
 
 JOINT = False
 

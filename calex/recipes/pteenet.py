@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch.nn.functional import logsigmoid
 
-from calex.branches import Branch, Branches, seeded
-from calex.fitting import TrainingJob, fit
+from calex.branches.branch import Branch, Branches, seeded
+from calex.branches.fitting import TrainingJob, fit
 from calex.recipes import check_target
 
 JOINT = True

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from calex.branches import Branches, BranchOutput, Classifier, seeded
+from calex.branches.branch import Branches, BranchOutput, Classifier, seeded
+from calex.branches.fitting import TrainingJob, fit
 from calex.features.loader import Batch, Loader
-from calex.fitting import TrainingJob, fit
 
 JOINT = True
 SCORES = ["max_softmax", "margin", "entropy"]

@@ -9,11 +9,11 @@ import altair as alt
 import polars as pl
 
 from calex.errors import CalexError
-from calex.files import read_json
 from calex.report.formatting import counted, joined
 from calex.report.styles import COLOURS, GREY
 from calex.report.template import template
 from calex.report.vega import spec
+from calex.system.files import read_json
 
 # What each benchmark measures, in the order of a run; others follow by name.
 TITLES = {

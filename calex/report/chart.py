@@ -12,7 +12,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from calex.pareto import by_backbone, deployable
+from calex.comparison.pareto import by_backbone, deployable
 from calex.report.chart_data import ChartData, chart_data
 from calex.report.formatting import counted
 from calex.report.styles import DASHES, GREY, highlighted

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
-from calex.pareto import BUDGETS, curve_on_grid, deployable, fronts, over_seeds
+from calex.comparison.pareto import BUDGETS, curve_on_grid, deployable, fronts, over_seeds
 from calex.report.formatting import percent
 
 # A browser draws a few thousand marks at ease. Curves and front points share this many rows.

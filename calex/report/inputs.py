@@ -7,12 +7,12 @@ from typing import Any
 
 import polars as pl
 
-from calex import paired as pairs
+from calex.comparison import paired as pairs
+from calex.comparison.pareto import POINT, deployable
 from calex.errors import CalexError
-from calex.files import read_parquet
-from calex.pareto import POINT, deployable
-from calex.points import MARKED
 from calex.report.formatting import joined
+from calex.simulation.points import MARKED
+from calex.system.files import read_parquet
 
 
 def read_points(path: str | Path) -> pl.DataFrame:

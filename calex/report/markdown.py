@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from calex.pareto import BUDGETS
+from calex.comparison.pareto import BUDGETS
 from calex.report.claims import Claims
 from calex.report.formatting import counted, interval, joined, percent
 from calex.report.tables import Section

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import yaml
 
-from calex.pareto import BUDGETS, deployable
+from calex.comparison.pareto import BUDGETS, deployable
 from calex.report import wording
 from calex.report.chart import chart
 from calex.report.formatting import interval

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from calex.pareto import area, deployable
+from calex.comparison.pareto import area, deployable
 
 # Each has a contrast of at least 3:1 on white and on the page's dark background; shapes tell them apart as well.
 COLOURS = (

@@ -7,8 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from calex import paired as pairs
-from calex.pareto import BUDGETS, POINT, area, at_budgets, by_backbone, curve_on_grid, deployable, fronts, over_seeds
+from calex.comparison import paired as pairs
+from calex.comparison.pareto import BUDGETS, POINT, area, at_budgets, by_backbone, curve_on_grid, deployable, fronts, over_seeds
 from calex.report.claims import Claims, claims, tied
 from calex.report.styles import curve_styles
 

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from calex import devices, exits, images, recipes
-from calex.branches import Branches, predict_log_proba
+from calex import images, recipes
+from calex.branches.branch import Branches, predict_log_proba
 from calex.errors import CalexError
-from calex.exits import BranchPredictions
 from calex.features.loader import Loader
 from calex.features.store import Store, open_store
-from calex.files import canonical_json, replacing, write_npz
+from calex.simulation import exits
+from calex.simulation.exits import BranchPredictions
+from calex.system import devices
+from calex.system.files import canonical_json, replacing, write_npz
 
 
 def opened(features: Path) -> dict[str, Store]:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from calex import __version__, plan
+from calex import __version__
 from calex.errors import CalexError
-from calex.files import read_json
+from calex.system.files import read_json
+from calex.workflow import plan
 
 # What of the audit of images goes into the description: all but the counts of each class.
 AUDIT = ("images", "shape", "splits", "identical", "skipped")
@@ -69,7 +70,7 @@ def warnings(results: Path, config: dict[str, Any], dataset: str) -> list[dict[s
 
 
 def audit(results: Path, dataset: str) -> dict[str, Any]:
-    """Read the audit of a dataset's images (see `calex.audit`), with the number of classes instead of their sizes."""
+    """Read the audit of a dataset's images (see `calex.images.audit`), with the number of classes instead of their sizes."""
     record = read_json(results / dataset / "images.json", *AUDIT, "classes")
     return {name: record[name] for name in AUDIT} | {"classes": len(record["classes"])}
 

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from calex import __version__, devices, plugins
+from calex import __version__, plugins
 from calex.benchmarks import Bench, Row, Skipped
 from calex.errors import CalexError
-from calex.files import write_json
-from calex.progress import say
+from calex.system import devices
+from calex.system.files import write_json
+from calex.system.progress import say
 
 LOWER = "benchmarks.scale"  # where there is not enough memory
 

@@ -14,18 +14,21 @@ import numpy as np
 import torch
 import zarr
 
-from calex import __version__, devices, images, precision, settings_argument, splitting, transform
-from calex.backbones import build, own, taps
+from calex import __version__, images
+from calex.backbones import build, own, taps, transform
 from calex.backbones.records import read_backbone_record, read_taps_record
+from calex.backbones.vision import torchvision
 from calex.backbones.weights import read_weights
 from calex.errors import CalexError
 from calex.features import forward as forwarding
 from calex.features.forward import AGREEMENT_IMAGES, Forward
 from calex.features.layout import Layout
 from calex.features.writer import Dump
-from calex.files import sha256
-from calex.progress import say, track
-from calex.vision import torchvision
+from calex.images import splitting
+from calex.system import devices, precision
+from calex.system.files import sha256
+from calex.system.progress import say, track
+from calex.workflow import settings_argument
 
 LOWER = "features.batch_size"  # where there is not enough memory
 

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from calex import cascade, crossfit, exits, plugins, settings_argument, threshold_table
+from calex import plugins
 from calex.errors import CalexError
-from calex.files import write_json
-from calex.progress import say, warn
+from calex.simulation import cascade, crossfit, exits, threshold_table
+from calex.system.files import write_json
+from calex.system.progress import say, warn
+from calex.workflow import settings_argument
 
 # Operating points: fewer distinct ones than this share of them, or than this number, are few to choose from.
 FEW_SHARE, FEW = 0.1, 5

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from calex import paired, pareto, plan, settings_argument
+from calex.comparison import paired, pareto
 from calex.errors import CalexError
-from calex.exits import read_predictions
-from calex.files import read_npz, read_parquet, replacing
-from calex.points import MARKED
-from calex.progress import say
+from calex.simulation.exits import read_predictions
+from calex.simulation.points import MARKED
+from calex.system.files import read_npz, read_parquet, replacing
+from calex.system.progress import say
+from calex.workflow import plan, settings_argument
 
 LOWER = "the number of methods, variants or seeds of the dataset"  # where there is not enough memory
 

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from calex import cascade, crossfit, evaluation, exits, settings_argument, threshold_table
 from calex.errors import CalexError
-from calex.files import read_json, remedy, replacing, write_npz
-from calex.points import SCHEMA
-from calex.progress import say
+from calex.simulation import cascade, crossfit, evaluation, exits, threshold_table
+from calex.simulation.points import SCHEMA
+from calex.system.files import read_json, remedy, replacing, write_npz
+from calex.system.progress import say
+from calex.workflow import settings_argument
 
 POINTS = ".points.parquet"
 KEY = ("dataset", "backbone", "method", "variant", "policy", "seed")

@@ -9,12 +9,13 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from calex import images, settings_argument
+from calex import images
 from calex.backbones.build import build, parameters
 from calex.backbones.taps import measure_taps
 from calex.backbones.trace import check_network
-from calex.files import write_json
-from calex.progress import say
+from calex.system.files import write_json
+from calex.system.progress import say
+from calex.workflow import settings_argument
 
 LOWER = "input_size"  # where there is not enough memory
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from calex import pareto, plan, settings_argument
-from calex.exits import read_predictions
-from calex.files import read_json, read_parquet, replacing, write_json
-from calex.points import SCHEMA
-from calex.progress import say
+from calex.comparison import pareto
+from calex.simulation.exits import read_predictions
+from calex.simulation.points import SCHEMA
 from calex.steps import _description
+from calex.system.files import read_json, read_parquet, replacing, write_json
+from calex.system.progress import say
+from calex.workflow import plan, settings_argument
 
 LOWER = "the number of methods, variants or seeds of the dataset"  # where there is not enough memory
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from calex import images, plugins, settings_argument
-from calex.audit import audit
-from calex.files import write_json
-from calex.progress import say, warn
+from calex import images, plugins
+from calex.images.audit import audit
+from calex.system.files import write_json
+from calex.system.progress import say, warn
+from calex.workflow import settings_argument
 
 LOWER = "the source's `size`, or take fewer images"  # where there is not enough memory
 

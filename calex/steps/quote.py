@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calex.errors import CalexError
-from calex.files import replacing
-from calex.progress import say
+from calex.system.files import replacing
+from calex.system.progress import say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from calex.errors import CalexError
-from calex.files import read_json, replacing
 from calex.report.build import build
 from calex.report.inputs import read_paired, read_points
+from calex.system.files import read_json, replacing
 
 LOWER = "the number of methods, variants or seeds of the dataset"  # where there is not enough memory
 

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from calex.errors import CalexError
-from calex.files import replacing
 from calex.report import benchmarks_page
+from calex.system.files import replacing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,17 +18,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from calex import devices, flops, images, precision, settings_argument, splitting, transform
-from calex.backbones import build, convolutions, diagnosis, last_layer, metadata, own, probe, training
+from calex import images
+from calex.backbones import build, convolutions, diagnosis, last_layer, metadata, own, probe, training, transform
 from calex.backbones.checkpoint import Loaded, load_checkpoint
 from calex.backbones.normalisation import normalisation
 from calex.backbones.trace import check_network
+from calex.backbones.vision import torchvision
 from calex.backbones.weights import write_weights
 from calex.errors import CalexError
-from calex.files import canonical_json, sha256, write_json
-from calex.locks import guard_of, locked
-from calex.progress import say, warn
-from calex.vision import torchvision
+from calex.images import splitting
+from calex.system import devices, flops, precision
+from calex.system.files import canonical_json, sha256, write_json
+from calex.system.locks import guard_of, locked
+from calex.system.progress import say, warn
+from calex.workflow import settings_argument
 
 LOWER = "training.batch_size or input_size"  # where there is not enough memory
 

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from calex import branches, devices, plugins, settings_argument
+from calex import plugins
+from calex.branches.branch import Branch, Branches, seed_branch
+from calex.branches.fitting import TrainingJob
 from calex.errors import CalexError
 from calex.features.loader import Loader
-from calex.files import read_npy, remedy
-from calex.fitting import TrainingJob
 from calex.steps import _branches
+from calex.system import devices
+from calex.system.files import read_npy, remedy
+from calex.workflow import settings_argument
 
 LOWER = "features.memory_mb or recipe.batch_size"  # where there is not enough memory
 
@@ -50,8 +53,8 @@ def run(args: argparse.Namespace) -> None:
     weights = None if args.weights is None else read_weights(args.weights, shape)
 
     recipe, options = plugins.load("recipes", chosen["recipe"]["name"]), plugins.options_of(chosen["recipe"])
-    branches.seed_branch(args.seed, number)
-    branch = branches.Branch(chosen["head"], train.layout.taps[number], train.layout.classes, chosen["shared_core"])
+    seed_branch(args.seed, number)
+    branch = Branch(chosen["head"], train.layout.taps[number], train.layout.classes, chosen["shared_core"])
     loader = Loader(
         train, [number], options["batch_size"], seed=1000 * args.seed + args.branch, device=device, memory_budget=budget
     )
@@ -60,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
         weights=weights, correct=chosen["correct"],
     )  # fmt: skip
     recipe.train(branch, job)
-    _branches.write(branches.Branches([branch]), [number], stores, args.out, device, args.threads, budget)
+    _branches.write(Branches([branch]), [number], stores, args.out, device, args.threads, budget)
 
 
 def read_weights(path: Path, shape: tuple[int, int]) -> np.ndarray:

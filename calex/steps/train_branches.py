@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from calex import devices, plugins, settings_argument
-from calex.cost import Costs
+from calex import plugins
+from calex.branches.fitting import TrainingJob
 from calex.features.loader import Loader
-from calex.fitting import TrainingJob
+from calex.simulation.cost import Costs
 from calex.steps import _branches
+from calex.system import devices
+from calex.workflow import settings_argument
 
 LOWER = "features.memory_mb or recipe.batch_size"  # where there is not enough memory
 

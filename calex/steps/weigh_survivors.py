@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from calex import exits, plugins, settings_argument
-from calex.files import write_json, write_npy
-from calex.progress import say, warn
+from calex import plugins
+from calex.simulation import exits
+from calex.system.files import write_json, write_npy
+from calex.system.progress import say, warn
 from calex.weightings import effective_sample_size
+from calex.workflow import settings_argument
 
 # Below this share of the images' number, the weights rest on few of them.
 FEW = 0.05

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from calex.exits import Exits
 from calex.policies import cpm
+from calex.simulation.exits import Exits
 
 SEQUENTIAL = True
 

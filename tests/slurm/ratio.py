@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import one_node
 from clones import TINY, clone, shell
 
-from calex.files import sha256
+from calex.system.files import sha256
 
 LOCAL = "snakemake --cores all results/pareto_digits.html"
 CLUSTER = "snakemake --profile workflow/profiles/slurm results/pareto_digits.html"

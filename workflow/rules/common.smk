@@ -7,10 +7,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from calex import command_line, datasets, job_settings, plan, plugins, sources
+from calex import datasets, plugins
 from calex.config import merged, read_layers, read_yaml, validated
 from calex.errors import CalexError
-from calex.files import canonical_json
+from calex.system.files import canonical_json
+from calex.workflow import command_line, job_settings, plan, sources
 
 CONFIG = "config/config.yaml"
 SPLITS = ("train", "val", "test")

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from calex.errors import CalexError
-from calex.progress import say
+from calex.system.progress import say
 
 try:
     import fcntl

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from calex import plugins
-from calex.cost import Costs
 from calex.errors import CalexError
-from calex.progress import say, track
+from calex.simulation.cost import Costs
+from calex.system.progress import say, track
 
 
 class Epochs(Protocol):

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from calex import flops, plugins
-from calex.exits import BranchPredictions
+from calex import plugins
+from calex.simulation.exits import BranchPredictions
+from calex.system import flops
 
 
 class BranchOutput(NamedTuple):

@@ -6,8 +6,9 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from calex import recipes, slurm
+from calex import recipes
 from calex.errors import CalexError, suggestion
+from calex.workflow import slurm
 
 # {rule: {block of the config: the keys of it that the rule's result depends on}}. A change of a key reruns the rules that list it.
 DEPENDS_ON: dict[str, dict[str, tuple[str, ...]]] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from calex.errors import CalexError, listed
-from calex.files import canonical_json, read_npz, sha256, write_npz
+from calex.system.files import canonical_json, read_npz, sha256, write_npz
 
 SPLITS = ("train", "val", "test")
 

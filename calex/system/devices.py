@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from calex.errors import CalexError
-from calex.progress import say
+from calex.system.progress import say
 
 # glibc's malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3

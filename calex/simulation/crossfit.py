@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from calex import cascade
-from calex.exits import Exits
+from calex.simulation import cascade
+from calex.simulation.exits import Exits
 
 
 def assign_folds(predictions: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
@@ -48,7 +48,7 @@ def leave(exits: Exits, folds: np.ndarray, thresholds: np.ndarray) -> np.ndarray
     Returns
     -------
     (P, N) uint8
-        As `calex.cascade.leave` gives it.
+        As `calex.simulation.cascade.leave` gives it.
     """
     taken = np.empty((thresholds.shape[1], len(folds)), np.uint8)
     for fold in range(len(thresholds)):

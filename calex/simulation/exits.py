@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from calex.cost import Costs
 from calex.errors import CalexError, suggestion
-from calex.files import read_npz
-from calex.scores import SCORES, scores
+from calex.simulation.cost import Costs
+from calex.simulation.scores import SCORES, scores
+from calex.system.files import read_npz
 
 
 class BranchPredictions(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from calex.errors import CalexError
-from calex.files import canonical_json, read_parquet, remedy, replacing
+from calex.system.files import canonical_json, read_parquet, remedy, replacing
 
 ALL = -1  # the fold of thresholds from all validation images
 SCHEMA: dict[str, Any] = {

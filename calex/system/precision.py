@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from calex.errors import CalexError, one_line
-from calex.files import read_json, write_json
-from calex.locks import guard_of, locked
-from calex.progress import say
+from calex.system.files import read_json, write_json
+from calex.system.locks import guard_of, locked
+from calex.system.progress import say
 
 # What convolutions and linear layers are computed in; everything else stays in float32.
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -26,7 +26,7 @@ KINDS = {
 }
 
 # They affect messages only, never a result; `calex/__init__.py` is only the list of public names.
-NOT_HASHED = {"__init__.py", "errors.py", "progress.py", "plugins/contracts.py", "plugins/ranges.py"}
+NOT_HASHED = {"__init__.py", "errors.py", "system/progress.py", "plugins/contracts.py", "plugins/ranges.py"}
 
 # What a module may read besides code: a page template of its own name.
 BESIDE = (".html",)

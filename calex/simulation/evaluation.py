@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from calex import cascade
-from calex.exits import Exits
-from calex.points import SCHEMA
+from calex.simulation import cascade
+from calex.simulation.exits import Exits
+from calex.simulation.points import SCHEMA
 
 
 def measure(exits: Exits, taken: np.ndarray) -> pl.DataFrame:
@@ -20,7 +20,7 @@ def measure(exits: Exits, taken: np.ndarray) -> pl.DataFrame:
     exits : Exits
         K branches over N images.
     taken : (P, N) uint8
-        The exit of each image at each operating point, as `calex.cascade.leave` gives it.
+        The exit of each image at each operating point, as `calex.simulation.cascade.leave` gives it.
 
     Returns
     -------
@@ -34,7 +34,7 @@ def measure(exits: Exits, taken: np.ndarray) -> pl.DataFrame:
     Of two images one leaves at the only branch, wrongly, and one gets the backbone's answer:
 
     >>> import numpy as np
-    >>> from calex.cost import Costs
+    >>> from calex.simulation.cost import Costs
     >>> exits = Exits(
     ...     predictions=np.array([[1, 1]]), scores=np.array([[0.9, 0.1]]), labels=np.array([0, 0]),
     ...     backbone=np.array([0, 0]), classes=2, costs=Costs((40.0,), (10.0,), 100.0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from calex.exits import Exits
+from calex.simulation.exits import Exits
 
 # Thresholds that no score reaches, and that every score reaches.
 NEVER, ALWAYS = np.inf, -np.inf
@@ -32,7 +32,7 @@ def leave(exits: Exits, thresholds: np.ndarray) -> np.ndarray:
     Two images, one branch and two classes; only class 1 may leave:
 
     >>> import numpy as np
-    >>> from calex.cost import Costs
+    >>> from calex.simulation.cost import Costs
     >>> exits = Exits(
     ...     predictions=np.array([[0, 1]]), scores=np.array([[0.9, 0.9]]), labels=np.array([0, 0]),
     ...     backbone=np.array([0, 0]), classes=2, costs=Costs((1.0,), (0.5,), 4.0),
@@ -75,7 +75,7 @@ def oracle(exits: Exits, correct: str = "label") -> np.ndarray:
     Of three images the first branch is right for one and the second for another:
 
     >>> import numpy as np
-    >>> from calex.cost import Costs
+    >>> from calex.simulation.cost import Costs
     >>> exits = Exits(
     ...     predictions=np.array([[1, 0, 0], [1, 1, 0]]), scores=np.zeros((2, 3)), labels=np.array([1, 1, 1]),
     ...     backbone=np.array([1, 1, 1]), classes=2, costs=Costs((1.0, 2.0), (0.5, 0.5), 4.0),
@@ -108,7 +108,7 @@ def predict(exits: Exits, taken: np.ndarray) -> np.ndarray:
     Two images of class 1: the first one leaves at the branch, which is wrong, the second one goes on to the backbone:
 
     >>> import numpy as np
-    >>> from calex.cost import Costs
+    >>> from calex.simulation.cost import Costs
     >>> exits = Exits(
     ...     predictions=np.array([[0, 0]]), scores=np.zeros((1, 2)), labels=np.array([1, 1]),
     ...     backbone=np.array([1, 1]), classes=2, costs=Costs((1.0,), (0.5,), 4.0),

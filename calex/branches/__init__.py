@@ -1,0 +1,1 @@
+"""Branches as torch modules, and the loop that trains them."""

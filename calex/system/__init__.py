@@ -1,0 +1,1 @@
+"""Infrastructure of every step: files, locks, memory, devices, precision, FLOPs, progress."""
