@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from calex.simulation import exits_file
 from calex.simulation.cost import Costs
 from calex.simulation.exits import Exits
 from calex.system.files import write_npz
@@ -55,23 +56,40 @@ def random_exits(seed: int = 0, images: int = 400, classes: int = 5, branches: i
     return Exits(answers[:-1], scores, labels, answers[-1], classes, Costs(TO_TAP[:branches], HEAD[:branches], BACKBONE))
 
 
-def write(folder: Path, splits: dict[str, list[Exits]], score: str = "confidence") -> list[Path]:
-    """The exits{k}.npz of some splits, each given as one Exits a view, as `train-branch` writes them."""
+def write(folder: Path, splits: dict[str, list[Exits]]) -> list[Path]:
+    """The exits{k}.npz of some splits, each given as one Exits a view, as `train-branch` writes them; scores are confidences."""
     first = next(iter(splits.values()))[0]
+    backbone = {split: np.stack([view.backbone for view in views]) for split, views in splits.items()}
     paths = []
     for k in range(len(first.scores)):
-        content: dict[str, np.ndarray] = {
-            "classes": np.array(first.classes),
-            "flops_to_tap": np.array(TO_TAP[k]),
-            "flops_head": np.array(HEAD[k]),
-            "flops_confidence_head": np.array(2 * HEAD[k]),
-            "flops_backbone": np.array(BACKBONE),
-        }
-        for split, views in splits.items():
-            content[f"{split}_prediction"] = np.stack([view.predictions[k] for view in views])
-            content[f"{split}_score_{score}"] = np.stack([view.scores[k] for view in views])
-            content[f"{split}_backbone"] = np.stack([view.backbone for view in views])
-            content[f"{split}_label"] = views[0].labels
+        content = exits_file.content(
+            {
+                split: [
+                    exits_file.BranchPredictions(log_softmax(view.predictions[k], view.scores[k], view.classes), view.scores[k])
+                    for view in views
+                ]
+                for split, views in splits.items()
+            },
+            {split: views[0].labels for split, views in splits.items()},
+            backbone,
+            TO_TAP[k],
+            HEAD[k],
+            2 * HEAD[k],
+            BACKBONE,
+            [split for split in splits if split != "train"],
+            {
+                split: np.stack([log_softmax(view.backbone, np.ones(len(view.backbone)), view.classes) for view in views])
+                for split, views in splits.items()
+                if split != "train" and k == 0
+            },
+        )
         paths.append(folder / f"exits{k + 1}.npz")
         write_npz(paths[-1], content)
     return paths
+
+
+def log_softmax(predictions: np.ndarray, scores: np.ndarray, classes: int) -> np.ndarray:
+    """(N, C) float32 that answers these classes, the more surely the higher the score."""
+    logits = (1 + 4 * scores)[:, None] * (np.arange(classes) == predictions[:, None])
+    logits = logits + 0.1 * np.cos(np.arange(classes) + predictions[:, None])  # no two classes alike
+    return (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)

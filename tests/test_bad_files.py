@@ -27,9 +27,9 @@ from calex.steps import _description, calibrate, evaluate, report, weigh_survivo
 from calex.system.files import read_json, read_npy, read_npz, read_parquet, remedy, replacing, write_npz
 from calex.workflow.settings_argument import parse
 
-SETTINGS = json.dumps({"policy": {"name": "cpm", "steps": 3}, "score": "margin", "correct": "label", "folds": 3})
+SETTINGS = json.dumps({"policy": {"name": "cpm", "steps": 3}, "score": "confidence", "correct": "label", "folds": 3})
 KEY = json.dumps({"dataset": "d", "backbone": "b", "method": "m", "variant": "default", "policy": "cpm", "seed": 0})
-EVALUATION = json.dumps({"score": "margin", "correct": "label"})
+EVALUATION = json.dumps({"score": "confidence", "correct": "label"})
 
 
 def refused(said: str, *arguments: str | Path) -> None:
@@ -41,7 +41,7 @@ def refused(said: str, *arguments: str | Path) -> None:
 
 @pytest.fixture
 def exits(tmp_path: Path) -> list[Path]:
-    return write(tmp_path, {"val": [random_exits(0)], "test": [random_exits(1)]}, "margin")
+    return write(tmp_path, {"val": [random_exits(0)], "test": [random_exits(1)]})
 
 
 def test_truncated_exits(exits: list[Path], tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_a_disk_that_is_full_is_one_line(verb: str, exits: list[Path], tmp_path:
     for split in ("train", "val", "test"):
         dump(tmp_path, SMALL, split=split, flops=10.0, flops_to_tap=[1.0, 2.0])
     recipe = '{"recipe":{"name":"branchwise","epochs":1,"batch_size":8},"head":{"name":"prototype"},"target":{"name":"kl"},'
-    recipe += '"shared_core":false,"correct":"label","memory_mb":64}'
+    recipe += '"shared_core":false,"correct":"label","memory_mb":64,"train_log_softmax":false}'
     file, *arguments = {
         "prepare-dataset": ("images.npz", "--source", '{"name":"digits"}', "--resources", tmp_path),
         "calibrate": ("t.parquet", "--exits", *exits, "--settings", SETTINGS),
@@ -188,16 +188,16 @@ def test_json_without_what_it_should_hold(content: str, tmp_path: Path) -> None:
         ("val_label", np.zeros(399, np.int64), "'val_label' is int64 (399,), not integers (400,)"),
         ("val_label", np.full(400, -1), "'val_label' names a class outside 0..4"),
         ("val_backbone", np.zeros((2, 400), np.int64), "'val_backbone' is int64 (2, 400)"),
-        ("val_score_margin", np.full((1, 400), np.nan, np.float32), "'val_score_margin' has values that are not in [0, 1]"),
-        ("val_score_margin", np.zeros((1, 3), np.float32), "'val_score_margin' is float32 (1, 3)"),
+        ("val_confidence", np.full((1, 400), np.nan, np.float32), "'val_confidence' has values that are not in [0, 1]"),
+        ("val_confidence", np.zeros((1, 3), np.float32), "'val_confidence' is float32 (1, 3)"),
         ("classes", np.zeros(3), "'classes' must be one number"),
         ("flops_to_tap", np.array(np.inf), "'flops_to_tap' must be one number"),
-        ("flops_head", np.array("many"), "'flops_head' must be one number"),
+        ("flops_confidence_head", np.array("many"), "'flops_confidence_head' must be one number"),
     ],
 )
 def test_exits_of_the_wrong_kind(exits: list[Path], name: str, value: np.ndarray, said: str) -> None:
     write_npz(exits[0], read_npz(exits[0]) | {name: value})
-    one_line(f"exits1.npz: {said}", exits_of.read, exits, "val", "margin")
+    one_line(f"exits1.npz: {said}", exits_of.read, exits, "val", "confidence")
 
 
 def test_settings_that_no_array_can_tell(exits: list[Path], tmp_path: Path) -> None:
@@ -236,9 +236,11 @@ def test_thresholds_that_are_none(exits: list[Path], tmp_path: Path) -> None:
 
 def test_sharpness_may_be_infinite_all_the_way(tmp_path: Path) -> None:
     """β = ∞ weighs all alike, through the JSON of a command line."""
-    paths = write(tmp_path, {"val": [random_exits(0)], "train": [random_exits(1), random_exits(2)]}, "margin")
+    paths = write(tmp_path, {"val": [random_exits(0)], "train": [random_exits(1), random_exits(2)]})
     for sharpness, alike in (("inf", True), (0.1, False)):
-        block = json.dumps({"weighting": {"name": "survivors", "sharpness": sharpness}, "score": "margin", "correct": "label"})
+        block = json.dumps(
+            {"weighting": {"name": "survivors", "sharpness": sharpness}, "score": "confidence", "correct": "label"}
+        )
         weigh_survivors.run(argparse.Namespace(exits=paths, settings=parse(block), out=tmp_path / "w.npy"))
         weights = read_npy(tmp_path / "w.npy")
         assert weights.shape == (2, 400) and bool((weights == 1).all()) is alike
@@ -285,6 +287,7 @@ def test_a_loss_that_is_no_number_is_one_line(tmp_path: Path) -> None:
         "recipe": {"name": "branchwise", "epochs": 3, "batch_size": 8, "learning_rate": 1e30},
         "head": {"name": "prototype", "prototypes": 2}, "target": {"name": "kl"}, "shared_core": False, "correct": "label",
         "memory_mb": 64,
+        "train_log_softmax": False,
     }  # fmt: skip
     from calex.steps import train_branch
 
@@ -334,9 +337,7 @@ def test_thresholds_of_another_number_of_classes(exits: list[Path], tmp_path: Pa
     other.mkdir()
     thresholds = tmp_path / "t.thresholds.parquet"
     calibrate.run(
-        argparse.Namespace(
-            exits=write(other, {"val": [random_exits(0, classes=7)]}, "margin"), settings=parse(SETTINGS), out=thresholds
-        )
+        argparse.Namespace(exits=write(other, {"val": [random_exits(0, classes=7)]}), settings=parse(SETTINGS), out=thresholds)
     )
     asked = {"exits": exits, "thresholds": thresholds, "settings": parse(EVALUATION), "key": parse(KEY)}
     one_line(

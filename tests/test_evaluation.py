@@ -20,8 +20,11 @@ from calex.simulation import cascade, crossfit, threshold_table
 from calex.simulation.cost import Costs
 from calex.simulation.crossfit import assign_folds
 from calex.simulation.evaluation import SCHEMA, measure
-from calex.simulation.exits import Exits, read, read_views
+from calex.simulation.exits import Exits, read, read_backbone_log_softmax, read_scores, read_views
+from calex.simulation.exits_file import BranchPredictions, content
+from calex.simulation.scores import scores
 from calex.steps import calibrate, evaluate
+from calex.system.files import read_npz, write_npz
 
 INF = math.inf
 
@@ -269,7 +272,7 @@ def test_folds_are_read_and_not_made_again(tmp_path):
 def test_only_the_heads_that_the_score_needs_are_charged(tmp_path, score, heads):
     """`write` makes a head with its confidence part cost twice the head alone."""
     given_exits = random_exits(images=10)
-    found = read(write(tmp_path, {"val": [given_exits]}, score), "val", score)
+    found = read(write(tmp_path, {"val": [given_exits]}), "val", score)
     assert found.costs == Costs(TO_TAP, heads, BACKBONE)
 
 
@@ -290,10 +293,54 @@ def test_exits_that_do_not_belong_together_are_refused(tmp_path):
     others = write(tmp_path / "other", {"val": [random_exits(1, images=10)]})
     with pytest.raises(CalexError, match=r"exits2\.npz: made from other images than .*exits1\.npz"):
         read([mine[0], others[1]], "val", "confidence")
-    with pytest.raises(CalexError, match=r"exits1\.npz: holds no 'val_score_margin'"):
-        read(mine, "val", "margin")
+    write_npz(mine[0], {name: value for name, value in read_npz(mine[0]).items() if "confidence" not in name})
+    with pytest.raises(CalexError, match=r"exits1\.npz: holds no 'val_confidence'"):
+        read(mine, "val", "confidence")
+    assert set(read_scores(mine, "val")) == {"max_softmax", "margin", "entropy"}
     with pytest.raises(CalexError, match="holds no 'test_prediction'"):
         read(mine, "test", "confidence")
+
+
+def test_exits_of_an_older_format_are_one_line_that_says_what_to_rerun(tmp_path):
+    (path,) = write(tmp_path, {"val": [random_exits(0, images=10, branches=1)]})
+    arrays = read_npz(path)
+    for old, said in (
+        ({name: value for name, value in arrays.items() if name != "format"}, "written by an older calex"),
+        (arrays | {"format": np.array(9)}, "its format is 9, not 2"),
+    ):
+        write_npz(path, old)
+        with pytest.raises(CalexError, match=rf"exits1\.npz: {said}.*; rerun train-branch") as caught:
+            read([path], "val", "confidence")
+        assert "\n" not in str(caught.value)
+
+
+def test_scores_from_a_file_are_those_of_the_branch_to_the_bit_and_the_whole_softmax_is_half_as_precise(tmp_path):
+    draw = np.random.default_rng(0)
+    logits = draw.normal(0, 6, (500, 10))
+    given_branch = (logits - np.log(np.exp(logits).sum(1, keepdims=True))).astype(np.float32)
+    given_branch[0] = [0, *[-1e5] * 9]  # below what float16 holds
+    confidence = draw.random(500).astype(np.float32)
+    one = BranchPredictions(given_branch, confidence)
+    labels, backbone = draw.integers(0, 10, 500), given_branch[None, ::-1]
+    splits = {"train": [one, one], "val": [one]}
+    arrays = content(
+        splits, dict.fromkeys(splits, labels), {"train": np.repeat(backbone, 2, 0).argmax(2), "val": backbone.argmax(2)},
+        10.0, 1.0, 2.0, 100.0, ["val"], {"val": backbone},
+    )  # fmt: skip
+    path = tmp_path / "exits1.npz"
+    write_npz(path, arrays)
+    for split in splits:
+        for name, expected in scores(given_branch, confidence).items():
+            found = read([path], split, name)
+            np.testing.assert_array_equal(found.scores[0], expected, strict=True)
+            np.testing.assert_array_equal(read_scores([path], split)[name], expected[None])
+    whole = read([path], "val", "margin", whole=True).log_probabilities
+    assert whole.dtype == np.float16 and np.isfinite(whole).all()
+    np.testing.assert_allclose(np.exp(whole[0].astype(float)), np.exp(given_branch.astype(float)), atol=2e-4)
+    np.testing.assert_allclose(np.exp(read_backbone_log_softmax(path, "val").astype(float)), np.exp(backbone[0]), atol=2e-4)
+    for read_whole in (read_backbone_log_softmax, lambda path, split: read([path], split, "margin", whole=True)):
+        with pytest.raises(CalexError, match=r"holds no whole log-softmax of train images; rerun train-branch, .*true"):
+            read_whole(path, "train")
 
 
 def test_some_of_the_images():

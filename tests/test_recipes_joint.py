@@ -36,6 +36,7 @@ def settings(name: str, **changes: Any) -> str:
         "target": {"name": "labels"},
         "shared_core": True,
         "memory_mb": 100,
+        "train_log_softmax": False,
     }
     return canonical_json(block | changes)
 
@@ -79,7 +80,10 @@ def test_exits_hold_what_the_written_branches_say(cascade, features) -> None:
         with np.load(folder / f"exits{k}.npz") as held:
             assert held["train_prediction"].shape == (2, IMAGES) and held["test_prediction"].shape == (1, 21)
             np.testing.assert_array_equal(held["test_prediction"][0], log_probabilities.argmax(1))
-            np.testing.assert_allclose(held["test_score_max_softmax"][0], np.exp(log_probabilities).max(1), rtol=1e-4)
+            np.testing.assert_allclose(held["test_top"][0], np.sort(log_probabilities)[:, :-3:-1], rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(held["test_log_softmax"][0], log_probabilities, rtol=1e-3, atol=1e-3)
+            assert held["test_log_softmax"].dtype == np.float16 and "train_log_softmax" not in held
+            assert ("test_backbone_log_softmax" in held) == (k == 1)
             np.testing.assert_array_equal(held["test_label"], store.labels)
             np.testing.assert_array_equal(held["test_backbone"], store.log_softmax.argmax(2))
             assert held["flops_to_tap"] == FLOPS["flops_to_tap"][k - 1] and held["flops_backbone"] == FLOPS["flops"]
@@ -89,7 +93,7 @@ def test_exits_hold_what_the_written_branches_say(cascade, features) -> None:
                 assert not any("confidence" in key for key in held)
             else:
                 assert held["flops_confidence_head"] == with_confidence
-                np.testing.assert_allclose(held["test_score_confidence"][0], confidence, rtol=1e-4)
+                np.testing.assert_allclose(held["test_confidence"][0], confidence, rtol=1e-4)
 
 
 def test_an_image_leaves_at_the_first_exit_whose_score_reaches_the_threshold(cascade) -> None:

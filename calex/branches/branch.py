@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from calex import plugins
-from calex.simulation.exits import BranchPredictions
+from calex.simulation.exits_file import BranchPredictions
 from calex.system import flops
 
 

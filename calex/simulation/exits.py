@@ -1,32 +1,22 @@
 """What the trained branches predict for each image: all that calibration, evaluation and reports need, without torch.
 
-One file a branch, `exits{k}.npz`. For each split, with V training views and V = 1 elsewhere:
-`{split}_prediction` (V, N) int64, `{split}_score_{name}` (V, N) float32 for every score, `{split}_label` (N,)
-int64, `{split}_backbone` (V, N) int64 (the backbone's prediction). Besides, in FLOPs of one image:
-`flops_to_tap`, `flops_head`, `flops_confidence_head` (the head with its confidence part), `flops_backbone`. A branch
-without a confidence head has neither that score nor its FLOPs.
+One file a branch, `exits{k}.npz`, whose arrays `calex.exits_file` describes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from calex.errors import CalexError, suggestion
+from calex.simulation import exits_file
 from calex.simulation.cost import Costs
-from calex.simulation.scores import SCORES, scores
-from calex.system.files import read_npz
-
-
-class BranchPredictions(NamedTuple):
-    """What one exit gives for N images: log-probabilities (N, C) float32, and confidences (N,) float32 in [0, 1] or None."""
-
-    log_probabilities: np.ndarray
-    confidence: np.ndarray | None
+from calex.simulation.scores import PART, SCORES, Summary
+from calex.simulation.scores import score as compute_score
+from calex.system.files import npz_names
 
 
 @dataclass(frozen=True)
@@ -37,8 +27,9 @@ class Exits:
     ----------
     predictions : (K, N) int64
         The class that each branch predicts.
-    scores : (K, N) float32
-        In [0, 1], of the one score that is compared with thresholds.
+    scores : (K, N) float32, or (P, K, N)
+        What thresholds are compared with: one score in [0, 1], or whatever a policy makes of it, perhaps for each of P
+        operating points.
     labels : (N,) int64
         The true classes.
     backbone : (N,) int64
@@ -47,6 +38,8 @@ class Exits:
         C.
     costs : Costs
         FLOPs of each exit with that score.
+    log_probabilities : (K, N, C) float16, optional
+        The whole log-softmax of each branch, for policies that read it.
     """
 
     predictions: np.ndarray
@@ -55,15 +48,17 @@ class Exits:
     backbone: np.ndarray
     classes: int
     costs: Costs
+    log_probabilities: np.ndarray | None = None
 
     def of(self, images: np.ndarray) -> Exits:
         """Select some of the images, by a mask (N,) or positions (n,)."""
         return replace(
             self,
             predictions=self.predictions[:, images],
-            scores=self.scores[:, images],
+            scores=self.scores[..., images],
             labels=self.labels[images],
             backbone=self.backbone[images],
+            log_probabilities=None if self.log_probabilities is None else self.log_probabilities[:, images],
         )
 
     def truth(self, correct: str) -> np.ndarray:
@@ -77,45 +72,6 @@ class Exits:
         if correct not in ("label", "backbone"):
             raise CalexError(f"correct: unknown value '{correct}', known: backbone, label")
         return self.labels if correct == "label" else self.backbone
-
-
-def content(
-    predictions: Mapping[str, Sequence[BranchPredictions]],
-    labels: Mapping[str, np.ndarray],
-    backbone: Mapping[str, np.ndarray],
-    classes: int,
-    flops_to_tap: float,
-    flops_head: float,
-    flops_confidence_head: float | None,
-    flops_backbone: float,
-) -> dict[str, np.ndarray]:
-    """Build the arrays of one branch's file.
-
-    Parameters
-    ----------
-    predictions : {split: V records}
-        The branch's, of each view.
-    labels : {split: (N,) int64}
-        The true classes.
-    backbone : {split: (V, N) int64}
-        The backbone's predictions.
-    classes : int
-        C.
-    flops_to_tap, flops_head, flops_backbone : float
-        FLOPs of one image: the backbone up to the tap, the head, the whole backbone.
-    flops_confidence_head : float or None
-        The head with its confidence part; None for a branch without one.
-    """
-    arrays: dict[str, np.ndarray] = {}
-    for split, views in predictions.items():
-        arrays[f"{split}_prediction"] = np.stack([view.log_probabilities.argmax(1) for view in views]).astype(np.int64)
-        by_view = [scores(*view) for view in views]
-        for name in by_view[0]:
-            arrays[f"{split}_score_{name}"] = np.stack([each[name] for each in by_view])
-        arrays[f"{split}_label"], arrays[f"{split}_backbone"] = labels[split], backbone[split]
-    flops = {"to_tap": flops_to_tap, "head": flops_head, "confidence_head": flops_confidence_head, "backbone": flops_backbone}
-    known = {f"flops_{name}": np.array(value) for name, value in flops.items() if value is not None}
-    return arrays | {"classes": np.array(classes)} | known
 
 
 @dataclass(frozen=True)
@@ -138,7 +94,7 @@ class Predictions:
     flops_backbone: float
 
 
-def read(paths: Sequence[str | Path], split: str, score: str) -> Exits:
+def read(paths: Sequence[str | Path], split: str, score: str, whole: bool = False) -> Exits:
     """Read the exits of a cascade over a split, without augmented views (the first one of training images).
 
     Parameters
@@ -149,6 +105,8 @@ def read(paths: Sequence[str | Path], split: str, score: str) -> Exits:
         Whose images.
     score : {"confidence", "max_softmax", "margin", "entropy"}
         The score that thresholds are compared with; it decides which part of a head is paid for.
+    whole : bool
+        Whether to read each branch's whole log-softmax too.
 
     Returns
     -------
@@ -169,7 +127,8 @@ def read(paths: Sequence[str | Path], split: str, score: str) -> Exits:
     >>> exits.predictions.shape, exits.scores.dtype
     ((3, 400), dtype('float32'))
     """
-    return read_views(paths, split, score)[0]
+    exits = read_views(paths, split, score)[0]
+    return replace(exits, log_probabilities=read_log_softmax(paths, split)) if whole else exits
 
 
 def read_views(paths: Sequence[str | Path], split: str, score: str) -> list[Exits]:
@@ -177,8 +136,9 @@ def read_views(paths: Sequence[str | Path], split: str, score: str) -> list[Exit
     if score not in SCORES:
         raise CalexError(f"score: unknown name '{score}', {suggestion(score, SCORES)}")
     head = "flops_confidence_head" if score == "confidence" else "flops_head"
-    branches = _arrays(paths, split, f"{split}_score_{score}", "flops_to_tap", head)
+    branches = exits_file.arrays(paths, split, [PART[score], "flops_to_tap", head])
     first = branches[0]
+    classes = int(first["classes"])
     costs = Costs(
         to_tap=tuple(float(branch["flops_to_tap"]) for branch in branches),
         head=tuple(float(branch[head]) for branch in branches),
@@ -187,19 +147,35 @@ def read_views(paths: Sequence[str | Path], split: str, score: str) -> list[Exit
     return [
         Exits(
             predictions=np.stack([branch[f"{split}_prediction"][view] for branch in branches]),
-            scores=np.stack([branch[f"{split}_score_{score}"][view] for branch in branches]),
+            scores=np.stack([_score(score, branch[f"{split}_{PART[score]}"][view], classes) for branch in branches]),
             labels=first[f"{split}_label"],
             backbone=first[f"{split}_backbone"][view],
-            classes=int(first["classes"]),
+            classes=classes,
             costs=costs,
         )
         for view in range(len(first[f"{split}_backbone"]))
     ]
 
 
+def read_log_softmax(paths: Sequence[str | Path], split: str) -> np.ndarray:
+    """Read the whole log-softmax of each branch over a split: (K, N, C) float16."""
+    return np.stack([exits_file.log_softmax(path, split) for path in paths])
+
+
+def read_backbone_log_softmax(first: str | Path, split: str) -> np.ndarray:
+    """Read the backbone's whole log-softmax over a split, (N, C) float16, from the first branch's file."""
+    return exits_file.log_softmax(first, split, "backbone_log_softmax")
+
+
+def read_scores(paths: Sequence[str | Path], split: str) -> dict[str, np.ndarray]:
+    """Read every score that all of some branches have, (K, N) float32 by name."""
+    held = [name for name in SCORES if all(f"{split}_{PART[name]}" in npz_names(path) for path in paths)]
+    return {name: read(paths, split, name).scores for name in held}
+
+
 def read_predictions(paths: Sequence[str | Path], split: str) -> Predictions:
     """Read what a cascade, or some of its branches, predict for a split, as `read` does but without a score."""
-    branches = _arrays(paths, split)
+    branches = exits_file.arrays(paths, split)
     first = branches[0]
     return Predictions(
         predictions=np.stack([branch[f"{split}_prediction"][0] for branch in branches]),
@@ -209,34 +185,6 @@ def read_predictions(paths: Sequence[str | Path], split: str) -> Predictions:
     )
 
 
-def _arrays(paths: Sequence[str | Path], split: str, *more: str) -> list[dict[str, np.ndarray]]:
-    """The checked arrays of each branch's file: those that all readers need, and some more."""
-    same = (f"{split}_label", f"{split}_backbone", "classes")
-    branches = [read_npz(path, [f"{split}_prediction", *same, "flops_backbone", *more]) for path in paths]
-    for path, branch in zip(paths, branches, strict=True):
-        _check(path, branch, split)
-        if not all(np.array_equal(branch[name], branches[0][name]) for name in same):
-            raise CalexError(f"{path}: made from other images than {paths[0]}; rerun train-branch for both")
-    return branches
-
-
-def _check(path: str | Path, branch: dict[str, np.ndarray], split: str) -> None:
-    """Refuse arrays of other shapes and kinds: predictions are classes in range, scores lie in [0, 1]."""
-    single = {name: array for name, array in branch.items() if name.startswith(("classes", "flops"))}
-    for name, array in single.items():
-        if array.ndim != 0 or array.dtype.kind not in "iuf" or not 0 <= array < np.inf:
-            raise CalexError(f"{path}: '{name}' must be one number, not below 0; rerun train-branch")
-    prediction, label, backbone = f"{split}_prediction", f"{split}_label", f"{split}_backbone"
-    shape = branch[prediction].shape
-    for name, expected in ((prediction, shape), (label, shape[1:]), (backbone, shape)):
-        array = branch[name]
-        if array.dtype.kind not in "iu" or len(shape) != 2 or array.shape != expected or 0 in shape:
-            raise CalexError(f"{path}: '{name}' is {array.dtype} {array.shape}, not integers {expected}; rerun train-branch")
-        if array.min() < 0 or array.max() >= branch["classes"]:
-            raise CalexError(f"{path}: '{name}' names a class outside 0..{int(branch['classes']) - 1}; rerun train-branch")
-    for name in (name for name in branch if name.startswith(f"{split}_score_")):
-        scores = branch[name]
-        if scores.dtype.kind != "f" or scores.shape != shape:
-            raise CalexError(f"{path}: '{name}' is {scores.dtype} {scores.shape}, not floats {shape}; rerun train-branch")
-        if not ((scores >= 0) & (scores <= 1)).all():
-            raise CalexError(f"{path}: '{name}' has values that are not in [0, 1]; rerun train-branch")
+def _score(name: str, part: np.ndarray, classes: int) -> np.ndarray:
+    parts = {"top": None, "entropy": None, "confidence": None} | {PART[name]: part}
+    return compute_score(name, Summary(**parts), classes)

@@ -15,8 +15,8 @@ from calex.branches.branch import Branches, predict_log_proba
 from calex.errors import CalexError
 from calex.features.loader import Loader
 from calex.features.store import Store, open_store
-from calex.simulation import exits
-from calex.simulation.exits import BranchPredictions
+from calex.simulation import exits_file
+from calex.simulation.exits_file import BranchPredictions
 from calex.system import devices
 from calex.system.files import canonical_json, replacing, write_npz
 
@@ -49,10 +49,11 @@ def write(
     device: torch.device,
     threads: int,
     memory_budget: int,
+    train_log_softmax: bool,
 ) -> None:
     """Write branch{k}.safetensors and exits{k}.npz of each exit of a trained cascade.
 
-    numbers: the branches' own, from 0; in file names k counts from 1.
+    numbers: the branches' own, from 0; in file names k counts from 1. train_log_softmax: keep it of training images too.
     """
     predictions: dict[str, list[list[BranchPredictions]]] = {}  # of each split, view and exit
     for split, store in stores.items():
@@ -62,6 +63,8 @@ def write(
         ]
     labels = {split: store.labels for split, store in stores.items()}
     backbone = {split: store.log_softmax.argmax(2).astype(np.int64) for split, store in stores.items()}
+    whole = [split for split in stores if split != "train" or train_log_softmax]
+    kept = {split: stores[split].log_softmax for split in whole if 0 in numbers}  # in the first branch's file
     train = stores["train"]
     # Beside the weights and not in exits: another machine is no reason for later steps to see another file. One key,
     # because safetensors keeps no order of several.
@@ -70,9 +73,10 @@ def write(
     )
     for place, (number, branch) in enumerate(zip(numbers, cascade.cpu().branches, strict=True)):
         head, confidence_head = branch.flops()  # type: ignore[operator]
-        arrays = exits.content(
+        arrays = exits_file.content(
             {split: [view[place] for view in views] for split, views in predictions.items()}, labels, backbone,
-            train.layout.classes, train.provenance["flops_to_tap"][number], head, confidence_head, train.provenance["flops"],
+            train.provenance["flops_to_tap"][number], head, confidence_head, train.provenance["flops"],
+            whole, kept if number == 0 else {},
         )  # fmt: skip
         with replacing(folder / f"branch{number + 1}.safetensors") as partial:
             tensors = {name: tensor.contiguous() for name, tensor in branch.state_dict().items()}

@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, required=True, help="of the initial weights and the order of images")
     parser.add_argument(
         "--settings", type=settings_argument.parse, required=True,
-        help='JSON: {"recipe": {…}, "head": {…}, "target": {…}, "shared_core": false, "correct": "label", "memory_mb": 2048}; '
-        "features up to memory_mb are kept in memory, larger ones streamed",
+        help='JSON: {"recipe": {…}, "head": {…}, "target": {…}, "shared_core": false, "correct": "label", "memory_mb": 2048, '
+        '"train_log_softmax": false}; features up to memory_mb are kept in memory, larger ones streamed',
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="the folder to write into")
     devices.add_arguments(parser, threads=1)
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
         weights=weights, correct=chosen["correct"],
     )  # fmt: skip
     recipe.train(branch, job)
-    _branches.write(Branches([branch]), [number], stores, args.out, device, args.threads, budget)
+    _branches.write(Branches([branch]), [number], stores, args.out, device, args.threads, budget, chosen["train_log_softmax"])
 
 
 def read_weights(path: Path, shape: tuple[int, int]) -> np.ndarray:

@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, required=True, help="of the initial weights and the order of images")
     parser.add_argument(
         "--settings", type=settings_argument.parse, required=True,
-        help='JSON: {"recipe": {…}, "head": {…}, "target": {…}, "shared_core": false, "memory_mb": 2048}; '
-        "features up to memory_mb are kept in memory, larger ones streamed",
+        help='JSON: {"recipe": {…}, "head": {…}, "target": {…}, "shared_core": false, "memory_mb": 2048, '
+        '"train_log_softmax": false}; features up to memory_mb are kept in memory, larger ones streamed',
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="the folder to write into")
     devices.add_arguments(parser, threads=1)
@@ -49,4 +49,4 @@ def run(args: argparse.Namespace) -> None:
     costs = Costs(tuple(train.provenance["flops_to_tap"]), tuple(head), train.provenance["flops"])
     label = f"train-branches seed {args.seed}"
     recipe.train(cascade, TrainingJob(loader, chosen["target"], options, args.seed, device, label, costs=costs))
-    _branches.write(cascade, range(len(shapes)), stores, args.out, device, args.threads, budget)
+    _branches.write(cascade, range(len(shapes)), stores, args.out, device, args.threads, budget, chosen["train_log_softmax"])

@@ -175,6 +175,16 @@ def write_npz(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
                 np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
+def npz_names(path: str | Path) -> list[str]:
+    """The names of the arrays of an archive, none of which is read."""
+    with _reading(path):
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise CalexError(f"{path}: a single array where an .npz archive of arrays is expected; {remedy(path)}")
+        with archive:
+            return archive.files
+
+
 def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
     """The arrays of an archive: all of them, or only those of the given names, which it must hold."""
     with _reading(path):
