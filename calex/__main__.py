@@ -38,9 +38,9 @@ COMMANDS = (
 )
 
 
-# OpenMP reads these when torch is loaded. Threads that spin while they wait take the core from whoever would let them go on:
-# beside one busy process two threads were three to five times as slow. So they spin for some microseconds only. No bit of a
-# result depends on it.
+# OpenMP reads these when torch is loaded. A thread that spins while it waits occupies a core that the thread it waits for may
+# need: beside one busy process two threads were three to five times as slow. So they spin for microseconds only. No result
+# depends on it.
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "0"}
 
 
@@ -54,11 +54,11 @@ READER_GONE = 141  # the exit code of a program that SIGPIPE ends
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and give its exit code. A reader that goes early (`| head`) is no error and gets no traceback."""
+    """Run one command and give its exit code. A reader that stops early (`| head`) is not an error and causes no traceback."""
     try:
         try:
             return run(sys.argv[1:] if arguments is None else arguments)
-        finally:  # whatever is still in a buffer meets the closed pipe here, and not when the interpreter ends
+        finally:  # what is still in a buffer is written to the closed pipe here, and not when the interpreter ends
             sys.stdout.flush()
     except BrokenPipeError:
         nowhere = os.open(os.devnull, os.O_WRONLY)

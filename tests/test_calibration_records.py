@@ -125,7 +125,7 @@ def test_survivors_that_nobody_can_tell_are_no_silent_uniform_weights(tmp_path, 
     assert (weights == 1).all()
     few, alike = record["warnings"]
     assert "as few as 0 of 60 classes have min_support (9)" in few and "`uniform`" in few
-    assert "every training image survives alike (1)" in alike
+    assert "survival is the same for every training image (1)" in alike
     assert capsys.readouterr().err.count("warning: weigh-survivors 4: ") == 2
 
 

@@ -341,7 +341,7 @@ def test_a_tilde_is_ones_home_in_every_path(
     with pytest.raises(CalexError) as error:
         checked(tiny_config)
     for place in ("datasets.digits.source.folder: '~nobody_here/photos'", "benchmarks.folder: '~nobody_here'"):
-        assert f"{place} begins with the home folder of a user that there is not; give the whole path" in str(error.value)
+        assert f"{place} begins with the home folder of an unknown user; give the absolute path" in str(error.value)
 
 
 def test_every_key_that_is_a_path_is_marked() -> None:

@@ -250,7 +250,7 @@ def test_a_cut_archive_is_one_line(archive: Path, monkeypatch: pytest.MonkeyPatc
     for length in (0, 30, len(whole) // 4, len(whole) // 2):
         archive.write_bytes(whole[:length])
         monkeypatch.setattr(cifar100, "ARCHIVE", replace(cifar100.ARCHIVE, md5=_downloads.md5(archive)))
-        refused(f"{archive}: not a whole .tar.gz", "cifar100", folder=str(archive))
+        refused(f"{archive}: not a complete .tar.gz", "cifar100", folder=str(archive))
 
 
 # CINIC-10
@@ -351,7 +351,7 @@ def test_missing_and_cut_idx_files(tmp_path: Path) -> None:
     path = dataset_files.fashion(tmp_path) / f"{PIXELS}.gz"
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
-    refused(f"{path}: not a whole .gz file", "fashion_mnist", folder=str(tmp_path), val=20)
+    refused(f"{path}: not a complete .gz file", "fashion_mnist", folder=str(tmp_path), val=20)
     path.unlink()
     refused(f"incomplete, there is no file '{PIXELS}' (or .gz)", "fashion_mnist", folder=str(tmp_path), val=20)
 

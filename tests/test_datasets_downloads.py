@@ -122,7 +122,7 @@ def test_a_server_that_never_ends_well_leaves_what_came(server: Server, tmp_path
     (tmp_path / "archive.part").write_bytes(CONTENT[:1000])
     with pytest.raises(CalexError, match=r"archive: no download \(.*the connection ended after 0 of 299000 bytes") as error:
         fetch((server.url(),), tmp_path / "archive", MD5)
-    assert "\n" not in str(error.value) and "rerun to go on" in str(error.value)
+    assert "\n" not in str(error.value) and "rerun to continue" in str(error.value)
     assert left(tmp_path) == ["archive.part"] and (tmp_path / "archive.part").read_bytes() == CONTENT[:1000]
     assert len(server.asked) == 3  # the first attempt and one after each pause
 

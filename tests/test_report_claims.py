@@ -52,15 +52,13 @@ def test_among_many_the_best_means_are_named_and_no_lead_claimed():
     wide = (0.9, 0.85, 0.95)
     sentences = headline(band(a=[wide, (0.91, 0.86, 0.96)], b=[(0.92, 0.9, 0.94), wide], c=[wide, wide]), None)
     assert sentences[0] == (
-        "Within 70% and 60% of the FLOPs no method stands out from the ranges over seeds (best mean: b at 70%, a at 60%)."
+        "Within 70% and 60% of the FLOPs the ranges over seeds of the best methods overlap (best mean: b at 70%, a at 60%)."
     )
 
 
 def test_one_seed_tells_nothing_apart():
     alone = band(a=[(0.97, 0.97, 0.97)], b=[(0.6, 0.6, 0.6)]).with_columns(seeds=1, of=1)
-    assert (
-        headline(alone, None)[0] == "Within 70% of the FLOPs one seed does not tell a and b apart (they are 37.0 points apart)."
-    )
+    assert headline(alone, None)[0] == "Within 70% of the FLOPs one seed cannot separate a and b (they are 37.0 points apart)."
     assert tied(alone) == ["a", "b"]
 
 
@@ -111,7 +109,7 @@ def test_each_verdict_is_counted_and_the_worst_rivals_come_first():
     assert list(found.verdicts) == ["c", "a", "b", "d"]
     assert comparison_sentences(found) == [
         "Compared with 4 other curves, at 2 budgets on the same 400 test images and seeds: ahead in 4 of 7 comparisons, "
-        "undecided in 2, behind in 1; 1 without a value, for lack of a point.",
+        "undecided in 2, behind in 1; 1 without a value, because a point is missing.",
         "Undecided: the 95% interval contains 0, which does not show equality. Were there no differences, 0.35 of 7 intervals "
         "would be expected to exclude 0 by chance; nothing is corrected for that.",
     ]
@@ -124,7 +122,7 @@ def test_an_end_at_0_decides_nothing():
 
 def test_where_nothing_can_be_compared_that_is_said():
     assert comparison_sentences(comparison(differences(a=[None, None]), "ours")) == [
-        "Nowhere do both curves have a point for every seed: nothing can be compared."
+        "There is no budget at which both curves have a point for every seed, so nothing can be compared."
     ]
 
 

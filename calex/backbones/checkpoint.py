@@ -1,4 +1,4 @@
-"""Weights that a user brings: found in a checkpoint of any library, matched with the network, or refused with both sides told."""
+"""Weights that a user brings: found in a checkpoint of any library, matched with the network, or refused with both shown."""
 
 from __future__ import annotations
 

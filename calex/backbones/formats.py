@@ -73,7 +73,7 @@ def _beginning(head: bytes) -> str:
 
 def _damaged(path: Path, error: Exception) -> CalexError:
     reason = (str(error) or type(error).__name__).splitlines()[0]
-    return CalexError(f"{path}: not a readable checkpoint ({reason}); is it whole? bring it again")
+    return CalexError(f"{path}: not a readable checkpoint ({reason}); it may be incomplete, copy it again")
 
 
 def _safetensors(path: Path) -> Any:
@@ -178,6 +178,6 @@ def _inventory(pickle: Callable[[], IO[bytes]]) -> tuple[list[str], set[str]]:
                     elif isinstance(argument, str):
                         recent.append(argument)
                         texts.add(argument)
-    except Exception:  # after its last pickle a file goes on with something else
+    except Exception:  # the last pickle of a file is followed by other data
         pass
     return named, texts

@@ -82,7 +82,7 @@ class TrainingState:
         return {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
 
     def save(self, path: Path) -> None:
-        """Write the state, whole or not at all; CalexError where the disk is full."""
+        """Write the state, completely or not at all; CalexError where the disk is full."""
         state = {name: component.state_dict() for name, component in self.components().items()}
         state |= {"epoch": self.epoch, "batch": self.batch, "sums": self.sums, "history": self.history}
         state["random"] = torch.get_rng_state()
@@ -93,7 +93,7 @@ class TrainingState:
                 torch.save(state, partial)
         except RuntimeError as error:  # what torch makes of a disk that is full
             raise CalexError(
-                f"{path}: cannot be written ({one_line(error)}); make room and rerun, it goes on from here"
+                f"{path}: cannot be written ({one_line(error)}); make room and rerun, it continues from here"
             ) from None
 
     def load(self, path: Path) -> None:

@@ -14,7 +14,7 @@ from calex.system.files import replacing
 
 
 def write_weights(path: Path, model: nn.Module) -> None:
-    """Write a network's parameters and buffers as .safetensors, whole or not at all."""
+    """Write a network's parameters and buffers as .safetensors, completely or not at all."""
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     wrong = next((name for name, tensor in weights.items() if not torch.isfinite(tensor).all()), None)
     if wrong is not None:

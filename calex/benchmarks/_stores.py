@@ -12,7 +12,7 @@ from calex.features.writer import Dump
 
 CLASSES = 10
 TAP = (64, 8, 8)  # the first tap of a ResNet18, pooled
-ROWS = 512  # images a chunk, 4 MB: what a store of three such taps has
+ROWS = 512  # images per chunk, 4 MB: what a store of three such taps has
 
 
 def layout_of(images: int) -> Layout:
@@ -20,7 +20,7 @@ def layout_of(images: int) -> Layout:
 
 
 def made(folder: Path, images: int) -> Store:
-    """A whole store, valid to the last checksum, that repeats one random chunk: half a gigabyte takes a second."""
+    """A valid store that repeats one random chunk: half a gigabyte takes a second to make."""
     layout = layout_of(images)
     rng = np.random.default_rng(0)
     tap = np.maximum(rng.standard_normal((layout.rows, *TAP), np.float32), 0).astype(np.float16)

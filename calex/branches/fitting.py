@@ -137,7 +137,9 @@ def fit(
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            total = total.to(loss.device) + loss.detach() * len(batch.position)  # read once an epoch: reading waits
+            total = total.to(loss.device) + loss.detach() * len(
+                batch.position
+            )  # read once per epoch, because reading waits for the device
             seen += len(batch.position)
         history.append(float(total) / max(seen, 1))
         if not math.isfinite(history[-1]):

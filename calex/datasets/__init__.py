@@ -1,4 +1,4 @@
-"""One file a dataset source: `load(resources, **options)` returns `calex.images.Images` (`calex.plugins.contracts.DatasetSource`).
+"""One file per dataset source: `load(resources, **options)` returns `calex.images.Images` (`calex.plugins.contracts.DatasetSource`).
 
 That is uint8 pixels, labels, class names and the fixed split; its `notes` may add file names, what was left out, and
 warnings, which the audit keeps. `resources` is a folder for downloads. What decoding takes at its peak, in MB, is a literal

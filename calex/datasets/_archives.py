@@ -113,4 +113,4 @@ def _members(path: Path, root: str, wanted: Collection[str] = ()) -> Iterator[tu
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         content = content_of(path)
         reason = str(error) if content in (None, "a gzip file") else f"it is {content}"
-        raise CalexError(f"{path}: not a whole .tar.gz ({reason}); get it again") from None
+        raise CalexError(f"{path}: not a complete .tar.gz ({reason}); download it again") from None

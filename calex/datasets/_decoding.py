@@ -23,7 +23,7 @@ UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.De
 Whites = Mapping[str, float]
 WHITES: Whites = {"integer": 65535}
 
-# Above so many pixels one image is decoded at a time, and made smaller in strips, so that it is in memory only once.
+# Images of more pixels are decoded one at a time and reduced in strips, so that one is in memory only once.
 LARGE = 16_000_000
 STRIP = 1_000_000  # pixels
 _one_large = threading.Lock()
@@ -32,7 +32,7 @@ ORIENTATION = 0x0112  # the EXIF tag
 
 
 class Unreadable(CalexError):
-    """An image file that is damaged or does not fit; others may be so too, and are told with it."""
+    """An image file that is damaged or does not fit; one error may list several."""
 
     def __init__(self, where: str, reason: str) -> None:
         super().__init__(f"{where}: {reason}; replace or remove it")
@@ -41,13 +41,13 @@ class Unreadable(CalexError):
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What an image file says of itself before it is decoded."""
+    """The properties of an image file that are read without decoding it."""
 
     width: int
     height: int
     mode: str
     animated: bool
-    truncated_depth: bool  # 16 bits a channel in colour, of which Pillow keeps 8
+    truncated_depth: bool  # a colour image with 16 bits per channel, of which Pillow keeps 8
 
 
 def deep_kind(mode: str) -> str | None:
@@ -59,9 +59,9 @@ def deep_kind(mode: str) -> str | None:
 
 @contextmanager
 def _opened(where: str, file: Path | IO[bytes]) -> Iterator[Image.Image]:
-    """Open an image without reading its pixels; whatever Pillow raises at damaged content becomes one line.
+    """Open an image without reading its pixels; whatever Pillow raises for damaged content becomes one line.
 
-    Pillow is given no path: it would map an uncompressed TIFF into memory, and scramble it where its EXIF says to turn it.
+    Pillow is given no path: it would map an uncompressed TIFF into memory, and scramble one whose EXIF data ask for a rotation.
     """
     try:
         with open(file, "rb") if isinstance(file, Path) else nullcontext(file) as handle, Image.open(handle) as image:
@@ -119,8 +119,8 @@ def decode(
 ) -> np.ndarray:
     """Decode one image to (H, W, 3) uint8, or (H, W, 1) if `grey`; `where` names it in errors.
 
-    fit: `crop` takes the middle square, `stretch` the whole image, each resized to `size`; `exact` demands that
-    it has this size already. Photographs are turned upright as their EXIF says; of an animation the first frame is taken.
+    fit: `crop` takes the middle square, `stretch` the whole image, each resized to `size`; `exact` requires
+    this size. Photographs are rotated as their EXIF data say; of an animation the first frame is taken.
     """
     with _opened(where, file) as opened:
         if fit == "exact" or size is None:
@@ -146,7 +146,7 @@ def decode(
 
 def reduce(image: Image.Image, where: str, whites: Whites, factor: int) -> Image.Image:
     """Average each `factor` × `factor` pixels, strip by strip."""
-    image.load()  # TIFF is turned by that, others not
+    image.load()  # this rotates a TIFF, but no other format
     orientation = image.getexif().get(ORIENTATION)
     rows = factor * max(1, STRIP // (image.width * factor))
     strips = [
@@ -166,7 +166,7 @@ def reduce(image: Image.Image, where: str, whites: Whites, factor: int) -> Image
 def to_8_bits(image: Image.Image, where: str, whites: Whites = WHITES) -> Image.Image:
     """Convert any mode to 8-bit RGB or grey.
 
-    Palettes are looked up, deep pixels scaled by their white, and what is transparent is laid over the colour white.
+    Palettes are resolved, deep pixels are scaled by their white, and transparent images are put on a white background.
     """
     kind = deep_kind(image.mode)
     if kind is not None:

@@ -1,4 +1,4 @@
-"""Downloads that go on where they broke off and are believed only when their published checksum is right."""
+"""Downloads that continue where they were interrupted and are accepted only with their published checksum."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def verify_own(path: Path, checksum: str) -> Path:
 def fetch(urls: tuple[str, ...], path: Path, checksum: str) -> Path:
     """Return the verified file at `path`, downloaded if it is not there yet; the first address that delivers it counts.
 
-    What has arrived waits beside it as {name}.part, so that a rerun goes on from there. Of two processes that
+    What has arrived is kept beside it as {name}.part, so that a rerun continues from there. Of two processes that
     want the same file one downloads and the other waits.
     """
     if path.exists():
@@ -84,7 +84,7 @@ def fetch(urls: tuple[str, ...], path: Path, checksum: str) -> Path:
                 failure += f"; it is {content}" if content not in (None, "a gzip file", "empty") else ""
             failures.append(f"{url}: {failure}")
     raise CalexError(
-        f"{path.name}: no download ({'; '.join(failures)}); rerun to go on, or put the file into {path.parent} yourself"
+        f"{path.name}: no download ({'; '.join(failures)}); rerun to continue, or put the file into {path.parent} yourself"
     )
 
 

@@ -1,4 +1,4 @@
-"""Many images decoded into one array; all that cannot be read are one error."""
+"""Decode many images into one array; one error lists all files that cannot be read."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from calex.system.progress import track
 
 Source = TypeVar("Source")
 
-BATCH = 1000  # images between two signs of life; no more of their files than this wait in memory
-THREADS = min(4, os.cpu_count() or 1)  # pay for photographs, whose decoding lets go of Python's lock
-NAMED = 10  # files that an error about many names
+BATCH = 1000  # images between two progress messages; at most so many files wait in memory
+THREADS = min(4, os.cpu_count() or 1)  # useful for photographs, whose decoding releases Python's global lock
+NAMED = 10  # at most so many files are named in one error
 
 
 def fill(
@@ -28,9 +28,9 @@ def fill(
     label: str,
     threads: int = 1,
 ) -> None:
-    """Set pixels[position] = decode(source) for each (position, source); pixels (N, H, W, C) uint8 exist once.
+    """Set pixels[position] = decode(source) for each (position, source); pixels: (N, H, W, C) uint8, never copied.
 
-    All images that cannot be read are one error, after the last of them.
+    Raises one CalexError for all images that cannot be read, after the last image.
     """
     faults: list[tuple[int, Unreadable]] = []
 

@@ -78,7 +78,7 @@ def idx(path: Path, dimensions: int) -> np.ndarray:
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise CalexError(f"{path}: not a whole .gz file ({error}); get it again") from None
+        raise CalexError(f"{path}: not a complete .gz file ({error}); download it again") from None
     start = 4 + 4 * dimensions
     if len(data) < start or data[:4] != bytes([0, 0, 8, dimensions]):
         raise CalexError(f"{path}: not an IDX file of bytes in {dimensions} dimensions; get it again")

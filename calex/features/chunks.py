@@ -1,6 +1,6 @@
 """The bytes of one chunk, exactly as Zarr's codecs would write them, without the cost of going through Zarr.
 
-Every file ends in the crc32c of what precedes it. The manifest holds the same crc32c, so a chunk that is whole
+Every file ends in the crc32c of what precedes it. The manifest holds the same crc32c, so a chunk that is valid
 but lies in another chunk's place is found out by reading it, and a sha256, which rules out a chance match.
 """
 
@@ -57,7 +57,7 @@ def encode(block: np.ndarray, array: Array, codec: str) -> np.ndarray:
 
 
 def write(path: Path, payload: np.ndarray) -> Entry:
-    """Write payload and checksum; the file is whole when this returns."""
+    """Write payload and checksum; the file is complete when this returns."""
     crc = google_crc32c.value(payload)
     tail = crc.to_bytes(CRC_BYTES, "little")
     with open(path, "wb", buffering=0) as handle:
@@ -100,7 +100,7 @@ def mapped(path: Path, entry: Entry) -> np.ndarray:
 
 
 def check(path: Path, entry: Entry, size: int, crc: int, tail: bytes) -> None:
-    """Refuse a file of another size, one that fails its own crc32c, and one that is whole but another chunk's."""
+    """Refuse a file of another size, one that fails its own crc32c, and a valid one that belongs to another chunk."""
     if size != entry.bytes:
         raise CalexError(f"{path}: chunk does not have the {entry.bytes} bytes that the manifest says; {REMEDY}")
     if crc != int.from_bytes(tail, "little"):

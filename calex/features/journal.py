@@ -1,4 +1,4 @@
-"""The journal of a dump: which chunks are whole, so that a dump that was killed goes on after them."""
+"""The journal of a dump: which chunks are complete, so that a dump that was killed continues after them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from calex.system.progress import track
 
 
 def journal_line(where: str, entry: Entry) -> str:
-    """What the journal says of one chunk, as a line of JSON."""
+    """The journal's entry for one chunk, as a line of JSON."""
     return json.dumps([where, *entry]) + "\n"
 
 
 def write_journal(path: Path, entries: dict[str, Entry]) -> None:
-    """Write the journal anew, so that a line that was torn by a kill does not spoil the next one."""
+    """Rewrite the journal, so that a line that a kill left incomplete does not damage the next one."""
     with replacing(path) as partial:
         partial.write_text("".join(journal_line(where, entry) for where, entry in entries.items()), encoding="utf-8")
 
@@ -28,7 +28,7 @@ def resumed(store: Path, journal: Path) -> dict[str, Entry]:
     if not journal.exists():
         return entries
     lines = journal.read_text(encoding="utf-8").splitlines()
-    for line in track(lines, f"{store.parent}: check what is there", len(lines), "chunk"):
+    for line in track(lines, f"{store.parent}: check written chunks", len(lines), "chunk"):
         try:
             where, *entry = json.loads(line)
         except ValueError:  # it was being written when the dump was killed

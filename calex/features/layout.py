@@ -48,7 +48,7 @@ class Layout:
     classes    K
     precision  of the taps: float16 or float32 (log-softmaxes are always float32)
     codec      none, lz4 (blosc, bitshuffle) or zstd; crc32c always follows
-    rows       images a chunk, the same for every array, so that chunk n of each holds the same images.
+    rows       images per chunk, the same for every array, so that chunk n of each holds the same images.
                0 stands for the evenest split in which the largest tap's chunks are at most 16 MiB.
     """
 
@@ -67,7 +67,7 @@ class Layout:
             raise CalexError(f"codec: unknown value '{self.codec}', {suggestion(self.codec, CODECS)}")
         object.__setattr__(self, "taps", tuple(tuple(int(size) for size in shape) for shape in self.taps))
         if min(self.views, self.images, self.classes, *(size for shape in self.taps for size in shape)) < 1 or self.rows < 0:
-            raise CalexError(f"a feature store needs at least one view, image, class and value a tap, got {self}")
+            raise CalexError(f"a feature store needs at least one view, one image, one class and one value per tap, got {self}")
         if self.rows == 0:
             itemsize = np.dtype(PRECISIONS[self.precision]).itemsize
             largest = max([math.prod(shape) * itemsize for shape in self.taps], default=self.classes * 4)

@@ -1,7 +1,7 @@
 """Batches of cached features for training: resident where they fit, else streamed.
 
-In epoch e the images of chunk n are shown in view (e + n) mod V: every image once an epoch, every view of it once in
-V epochs, and whole chunks are all that is ever read.
+In epoch e the images of chunk n are shown in view (e + n) mod V: every image once per epoch, every view of it once in
+V epochs, and only complete chunks are read.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Loader:
         return [np.empty(chunks * self.store.arrays[name].chunk_bytes, np.uint8) for name in self.names]
 
     def _read(self, chunks: list[tuple[int, int]], buffers: list[np.ndarray]) -> Blocks:
-        """Chunks one behind the other in each buffer, so that a batch is one copy an array and not one a chunk."""
+        """Chunks one behind the other in each buffer, so that a batch is one copy per array and not one per chunk."""
         images = sum(self.store.layout.rows_in(n) for _, n in chunks)
         blocks = []
         for name, buffer in zip(self.names, buffers, strict=True):

@@ -57,7 +57,7 @@ class Blocks:
 
 
 class OnDevice:
-    """A pool that was copied to a GPU whole."""
+    """A pool that was copied to a GPU completely."""
 
     def __init__(self, pool: Blocks, device: torch.device):
         self.parts = [

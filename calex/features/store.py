@@ -231,7 +231,7 @@ def check_metadata(path: Path, layout: Layout, metadata: dict[str, str]) -> None
 
 
 def verify(folder: str | Path, split: str) -> list[str]:
-    """Recheck every byte of a store; the problems found, one line each (none: the store is whole).
+    """Recheck every byte of a store; the problems found, one line each (none: the store is undamaged).
 
     Rereads each chunk against the manifest's sha256 and looks for values that are not finite.
     """

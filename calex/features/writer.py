@@ -1,8 +1,8 @@
-"""Writing a feature store: resumable, guarded, and under its final name only when it is whole.
+"""Writing a feature store: resumable, locked, and under its final name only when it is complete.
 
-A dump works in `.{split}.zarr.{fingerprint}.partial`, where each chunk is journaled with its checksum once its file
-is whole; a dump that was killed, by whatever, goes on from there. Nothing needs an fsync for that: a resume keeps a
-chunk only if the file still has the journaled checksum.
+A dump works in `.{split}.zarr.{fingerprint}.partial`, where each chunk is recorded in a journal, with its checksum,
+once its file is complete; a dump that was killed resumes from there. This needs no fsync: a resumed dump keeps a chunk
+only if its file still has the recorded checksum.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from calex.system.files import canonical_json, read_json, sha256, write_json
 from calex.system.locks import locked
 from calex.system.progress import say
 
-MARGIN = 1.02  # of the predicted size: what a file system needs for itself
+MARGIN = 1.02  # times the predicted size, for the file system's own records
 
 
 class Dump:
@@ -46,9 +46,9 @@ class Dump:
     provenance: JSON values that go into the manifest; what is in it identifies the dump, so that a resume never
         mixes two of them. `dataset_fingerprint` and `backbone_fingerprint` are what `open_store` compares, `taps`
         (a list of names) is what errors call the taps.
-    threads: writers; as many chunks again may wait for one, and no more are held in memory.
-    code: hashes of the code that computes the chunks. A killed dump goes on only under the same code; the store does not
-        say which it was, because code that computes the same is the same.
+    threads: how many threads write; at most twice as many chunks wait in memory.
+    code: hashes of the code that computes the chunks. A killed dump is resumed only by the same code. The store does not
+        record it: code that computes the same values makes the same store.
     Raises CalexError when another dump of the split is running or the disk has too little room.
     """
 
@@ -98,7 +98,7 @@ class Dump:
         self.lock.close()
 
     def _begin(self) -> None:
-        """Go on from what an earlier attempt left, or start anew if the disk has room."""
+        """Resume an earlier attempt, or start a new one if the disk has room."""
         if (
             self.journal.exists()
             and not self.store.exists()
@@ -108,7 +108,7 @@ class Dump:
             os.replace(self.final, self.store)  # killed between its last two steps
         self.entries = resumed(self.store, self.journal)
         done, size = sum(entry.bytes for entry in self.entries.values()), self.layout.bytes
-        say(f"{self.final}: {amount(size)}" + (f", {amount(done)} of it done before" if done else ""))
+        say(f"{self.final}: {amount(size)}" + (f", {amount(done)} of it already written" if done else ""))
         self._refuse_without_room(int(size * MARGIN) - done)
         if not self.entries:
             shutil.rmtree(self.partial, ignore_errors=True)
@@ -134,22 +134,22 @@ class Dump:
             )
 
     def _leftovers(self) -> Iterator[Path]:
-        """Partial directories of this split: this dump's own, and those of settings that were given up."""
+        """Partial directories of this split: this dump's own, and those of earlier settings."""
         return self.folder.glob(f".{glob.escape(self.split)}.zarr.*.partial")
 
     def pending(self) -> Iterator[tuple[int, int, int, int]]:
-        """(view, chunk number, first image, one past the last) of each chunk that is not whole on disk yet."""
+        """(view, chunk number, first image, one past the last) of each chunk that is not yet completely on disk."""
         for view in range(self.layout.views):
             for number in range(self.layout.chunks):
                 if any(key(name, view, number) not in self.entries for name in self.layout.feature_arrays):
                     yield view, number, *self.layout.bounds(number)
 
     def write(self, view: int, chunk_number: int, taps: Sequence[np.ndarray], log_softmax: np.ndarray) -> None:
-        """Hand over one chunk of every array; returns when there is room to wait in, not when it is written.
+        """Hand over one chunk of every array; it returns when the chunk is in the queue, not when it is written.
 
         taps: (rows, C, H, W) each, float16 or float32; log_softmax: (rows, K). The caller must not change them
         afterwards.
-        Raises CalexError, maybe about a chunk handed over earlier: when a value is not finite in the store's
+        Raises CalexError, possibly about a chunk handed over earlier: when a value is not finite in the store's
         precision (naming tap and image), and when the disk is full.
         """
         blocks = {**{f"tap{k}": tap for k, tap in enumerate(taps)}, "log_softmax": log_softmax}
@@ -179,7 +179,7 @@ class Dump:
         raise CalexError(f"{self._label(name)}: image {image} (view {view}) has values that {dtype.name} cannot hold; {remedy}")
 
     def _label(self, name: str) -> str:
-        """What a person calls an array: its tap's name where the caller gave one."""
+        """The name of an array in errors: its tap's name where the caller gave one."""
         names = dict(zip((f"tap{k}" for k in range(len(self.layout.taps))), self.provenance.get("taps", []), strict=False))
         return f"tap '{names[name]}'" if name in names else name
 
@@ -217,17 +217,17 @@ class Dump:
         }
         manifest["checksum"] = checksum(manifest)
         check_files(store_of(self.store, manifest))
-        whole = self.partial / "manifest.json"
+        complete = self.partial / "manifest.json"
         with naming_full_disk(self.folder):
-            write_json(whole, manifest)
-        # In this order no moment has a manifest beside a store that is not its own.
+            write_json(complete, manifest)
+        # In this order there is never a manifest beside a store that is not its own.
         self.manifest.unlink(missing_ok=True)
         old = self.folder / f".{self.split}.zarr.old.partial"
         if self.final.exists():
             shutil.rmtree(old, ignore_errors=True)
             os.replace(self.final, old)
         os.replace(self.store, self.final)
-        os.replace(whole, self.manifest)
+        os.replace(complete, self.manifest)
         for leftover in self._leftovers():
             shutil.rmtree(leftover, ignore_errors=True)
 
@@ -270,5 +270,5 @@ def naming_full_disk(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise CalexError(f"{folder}: the disk is full; make room and rerun, the dump goes on from here") from None
+            raise CalexError(f"{folder}: the disk is full; make room and rerun, the dump continues from here") from None
         raise

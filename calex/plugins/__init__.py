@@ -30,7 +30,7 @@ KINDS = ("datasets", "recipes", "heads", "targets", "weightings", "policies")
 INFINITY = "inf"
 
 
-NO_HOME = "'{path}' begins with the home folder of a user that there is not; give the whole path"
+NO_HOME = "'{path}' begins with the home folder of an unknown user; give the absolute path"
 
 
 def has_home(path: str) -> bool:

@@ -80,7 +80,7 @@ class Policy(Protocol):
 
 
 class Recipe(Protocol):
-    """How one branch trains; branches train one a job."""
+    """How one branch trains, in a job of its own."""
 
     def train(self, branch: Branch, job: TrainingJob) -> list[float]:
         """Return the mean loss of each epoch."""

@@ -139,7 +139,7 @@ def _places(top: str) -> list[Path]:
     with _working_directory_first():
         try:
             spec = find_spec(top)
-        except ValueError:  # a module that was loaded in an odd way, `__main__` for one
+        except ValueError:  # a module without a specification, such as `__main__`
             return []
     if spec is None:
         return []
@@ -187,7 +187,7 @@ def _is_module(base: Path) -> bool:
 def load(source: Source, module: str, where: str) -> ModuleType:
     """Import a module from outside this package. Raises CalexError where that fails."""
     if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # for good: its code may import more when it is called
+        sys.path.insert(0, str(Path.cwd()))  # permanently: its code may import more when it is called
     try:
         loaded = importlib.import_module(module)
     except Exception as error:  # the user's code: anything can happen

@@ -62,7 +62,7 @@ def cut(scores: np.ndarray, share: float) -> float:
 
 
 def thresholds(exits: Exits, parameters: dict[str, np.ndarray], correct: str, **_: Any) -> np.ndarray:
-    """Find one threshold a branch, the same for every class: (P, K, C) float64 from validation exits.
+    """Find one threshold per branch, the same for every class: (P, K, C) float64 from validation exits.
 
     Each branch is cut among the images that the branches before it keep at the same operating point. Labels play no part.
     """

@@ -1,4 +1,4 @@
-"""One file a training recipe, with the function of `calex.plugins.contracts.Recipe`, by which branches train one a job.
+"""One file per training recipe, with the function of `calex.plugins.contracts.Recipe`, which trains one branch per job.
 
 `JOINT = True`: all branches of a cascade train in one job, with the functions of `calex.plugins.contracts.JointRecipe`.
 

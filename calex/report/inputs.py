@@ -31,7 +31,7 @@ def read_points(path: str | Path) -> pl.DataFrame:
     Raises
     ------
     CalexError
-        If the file is damaged, or is no such table of one dataset with at least one method.
+        If the file is damaged, or is not a table of one dataset with at least one method.
 
     Examples
     --------
@@ -55,20 +55,22 @@ def read_paired(path: str | Path, points: pl.DataFrame) -> pl.DataFrame:
 
 
 def check(points: pl.DataFrame, source: str) -> None:
-    """Check what a report relies on: one dataset, methods to show, each point once a split, values in their range."""
+    """Check what a report relies on: one dataset, methods to show, one row per point and split, values in their range."""
     if points["dataset"].n_unique() != 1:
         datasets = joined(sorted(points["dataset"].unique())) if len(points) else "no rows"
         raise CalexError(f"{source}: a report is about one dataset, this table has {datasets}; filter it by `dataset`")
     if not len(deployable(points)):
-        raise CalexError(f"{source}: no operating points but the backbone's and oracles'; evaluate at least one method")
+        raise CalexError(
+            f"{source}: no operating points besides those of the backbone and the oracles; evaluate at least one method"
+        )
     if points.select(*POINT, "split").is_duplicated().any():
         row = points.filter(points.select(*POINT, "split").is_duplicated()).row(0, named=True)
-        raise CalexError(f"{source}: {_name(row)} is there twice for split {row['split']}; a point has one row a split")
+        raise CalexError(f"{source}: {_name(row)} appears twice for split {row['split']}; a point has one row per split")
     splits = points.group_by(POINT, maintain_order=True).agg(pl.col("split").sort())
     incomplete = splits.filter(pl.col("split") != ["test", "val"])
     if len(incomplete):
         row = incomplete.row(0, named=True)
-        raise CalexError(f"{source}: {_name(row)} has rows for split {joined(row['split'])}; it needs val and test, no other")
+        raise CalexError(f"{source}: {_name(row)} has rows for split {joined(row['split'])}; it needs exactly val and test")
     wrong = points.filter(
         ~pl.col("accuracy").is_between(0, 1) | ~(pl.col("flops_fraction").is_finite() & (pl.col("flops_fraction") > 0))
         | pl.any_horizontal(pl.col("accuracy", "flops_fraction", "exit_share").is_null())

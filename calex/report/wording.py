@@ -1,4 +1,4 @@
-"""Sentences about claims: no more than the numbers carry."""
+"""Sentences about claims: nothing that the numbers do not support."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REDUCTIONS: dict[Range, str] = {
 
 
 def headline(band: pl.DataFrame, backbone_accuracy: float | None) -> list[str]:
-    """Sentences about one backbone: who leads at which budget, and what is left at half the cost.
+    """Sentences about one backbone: which curve leads at which budget, and the accuracy at half the cost.
 
     band: budget, curve, mean, low, high, seeds, of (see `pareto.over_seeds`).
     """
@@ -58,13 +58,13 @@ def lead_clause(run: Sequence[Standing], budgets: int, curves: int, repeated: bo
         names = joined(sorted((first.leader, first.runner_up)))
         if repeated:
             return f"{at} the ranges over seeds of {names} overlap (their means are {by} points apart)"
-        return f"{at} one seed does not tell {names} apart (they are {by} points apart)"
+        return f"{at} one seed cannot separate {names} (they are {by} points apart)"
     leaders = list(dict.fromkeys(lead.leader for lead in run if lead.leader))
     where = ", ".join(f"{name} at {joined(percent(lead.budget) for lead in run if lead.leader == name)}" for name in leaders)
     best = leaders[0] if len(leaders) == 1 else where
     if repeated:
-        return f"{at} no method stands out from the ranges over seeds (best mean: {best})"
-    return f"{at} one seed, which has no range, tells no method from the others (best: {best})"
+        return f"{at} the ranges over seeds of the best methods overlap (best mean: {best})"
+    return f"{at} one seed gives no range, so no method can be called better (best: {best})"
 
 
 def at_half_cost(leads: Sequence[Standing], band: pl.DataFrame, backbone_accuracy: float | None) -> str:
@@ -81,13 +81,13 @@ def at_half_cost(leads: Sequence[Standing], band: pl.DataFrame, backbone_accurac
 
 
 def comparison_sentences(comparison: Comparison) -> list[str]:
-    """How many comparisons there were and how they came out, and what that shows."""
+    """How many comparisons there are, their results, and what these show."""
     c, total = comparison, comparison.total
     if not total:
-        return ["Nowhere do both curves have a point for every seed: nothing can be compared."]
+        return ["There is no budget at which both curves have a point for every seed, so nothing can be compared."]
     budgets = max(map(len, c.verdicts.values()))
     others = f"{counted(len(c.verdicts), 'other curve')}{', none of them ours' if c.ours_excluded else ''}"
-    missing = f"; {c.count('missing')} without a value, for lack of a point" if c.count("missing") else ""
+    missing = f"; {c.count('missing')} without a value, because a point is missing" if c.count("missing") else ""
     return [
         f"Compared with {others}, at {counted(budgets, 'budget')} on the same {counted(c.images, 'test image')} and seeds: "
         f"ahead in {c.count('ahead')} of {counted(total, 'comparison')}, undecided in {c.count('undecided')}, "
@@ -129,7 +129,7 @@ def leaders(order: SeedOrder) -> str:
 
 
 def order_clause(order: SeedOrder) -> str:
-    """`between 30% and 70% of the FLOPs the order of the curves is the same for every seed (first: a)`, and how steadily."""
+    """`between 30% and 70% of the FLOPs the order of the curves is the same for every seed (first: a)`."""
     if not order.orders:
         return ""
     text = f"between {percent(order.first)} and 70% of the FLOPs the order of the curves is "

@@ -105,7 +105,7 @@ def predict(exits: Exits, taken: np.ndarray) -> np.ndarray:
 
     Examples
     --------
-    Two images of class 1: the first one leaves at the branch, which is wrong, the second one goes on to the backbone:
+    Two images of class 1: the first one leaves at the branch, which is wrong, the second one continues to the backbone:
 
     >>> import numpy as np
     >>> from calex.simulation.cost import Costs

@@ -14,7 +14,7 @@ def assign_folds(predictions: np.ndarray, count: int, seed: int = 0) -> np.ndarr
     Parameters
     ----------
     predictions : (N,) int64
-        The backbone's predictions and not the labels: which thresholds an image meets must not depend on its label.
+        The backbone's predictions and not the labels: which thresholds are applied to an image must not depend on its label.
     count : int
         The number of folds F.
     seed : int

@@ -25,13 +25,13 @@ def measure(exits: Exits, taken: np.ndarray) -> pl.DataFrame:
     Returns
     -------
     polars.DataFrame
-        One row a point: `point`, `n` (images), `accuracy` (against labels), `agreement` (with the backbone), `flops` (mean of
-        an image), `flops_fraction` (of the plain backbone), `flops_fraction_exit_only` (as if declined heads were free),
+        One row per point: `point`, `n` (images), `accuracy` (against labels), `agreement` (with the backbone), `flops` (mean
+        per image), `flops_fraction` (of the plain backbone), `flops_fraction_exit_only` (as if declined heads were free),
         `exit_share` (of K branches, then the backbone).
 
     Examples
     --------
-    Of two images one leaves at the only branch, wrongly, and one gets the backbone's answer:
+    One of two images leaves at the only branch with a wrong answer, the other gets the backbone's:
 
     >>> import numpy as np
     >>> from calex.simulation.cost import Costs

@@ -1,6 +1,6 @@
 """What the trained branches predict for each image: all that calibration, evaluation and reports need, without torch.
 
-One file a branch, `exits{k}.npz`, whose arrays `calex.exits_file` describes.
+One file per branch, `exits{k}.npz`, whose arrays `calex.simulation.exits_file` describes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The table of thresholds, {policy}.thresholds.parquet: one row an operating point, branch, class and set of images.
+"""The table of thresholds, {policy}.thresholds.parquet: one row per operating point, branch, class and set of images.
 
 Each set is fitted on some of the validation images: fold −1 on all of them, for test images, fold f on those outside fold f.
 In the file branches count from 1, in arrays from 0; this module converts.
@@ -54,7 +54,7 @@ def parameters_as_json(parameters: dict[str, np.ndarray]) -> list[str]:
 
 
 def write(path: Path, thresholds: Thresholds) -> None:
-    """Write the table, whole or not at all."""
+    """Write the table, completely or not at all."""
     values = np.concatenate([thresholds.of_all[None], thresholds.of_folds])
     fold, point, branch, label = np.indices(values.shape).reshape(4, -1)
     frame = pl.DataFrame(

@@ -1,7 +1,7 @@
 """Run the frozen backbone once over a split and store what branches read: {split}.zarr and its manifest {split}.json.
 
 The store holds the pooled taps, the backbone's full log-softmax, labels and image numbers, in a fixed shuffled
-order. A dump that was stopped goes on from its last whole chunk.
+order. A dump that was stopped continues from its last complete chunk.
 """
 
 from __future__ import annotations

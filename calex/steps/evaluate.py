@@ -1,7 +1,7 @@
-"""Run the cascade at every operating point: {policy}.points.parquet, and who left where: {policy}.exits.npz.
+"""Run the cascade at every operating point: {policy}.points.parquet, and the exit of each image: {policy}.exits.npz.
 
-Test images meet the thresholds from all of validation; validation images those of their own fold's complement.
-Without thresholds it is the oracle that is evaluated: each image leaves at the earliest branch that is right.
+Thresholds from all validation images are applied to test images, those from the other folds to validation images.
+Without thresholds the oracle is evaluated: each image leaves at the earliest branch that is right.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import numpy as np
 
 from calex.features.store import Store, folder_and_split, open_store
 
-SAMPLED = 4  # chunks a tap whose statistics are shown
+SAMPLED = 4  # chunks per tap whose statistics are shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

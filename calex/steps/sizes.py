@@ -53,7 +53,7 @@ def key(facts: dict[str, Any]) -> tuple[str, str, int]:
 
 
 def table(rates: dict[tuple[str, str, int], float], device: str) -> str:
-    """Write a row for each dataset, network and pool; rates: images a second by network, stem and pixels."""
+    """Write a row for each dataset, network and pool; rates: images per second by network, stem and pixels."""
     lines = [
         "| dataset | images | network, stem | taps | an image | store | time to cache |",
         "|---|---|---|---|---|---|---|",

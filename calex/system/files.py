@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and the one spelling of JSON that is compared and hashed."""
+"""Files that are either complete or absent, and the one form of JSON that is compared and hashed."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def sha256(*parts: bytes | memoryview | np.ndarray) -> str:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write a value as sorted, indented JSON, whole or not at all; NaN is refused."""
+    """Write a value as sorted, indented JSON, completely or not at all; NaN is refused."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
@@ -114,7 +114,7 @@ def _reading(path: str | Path) -> Iterator[None]:
     """Whatever a library raises at damaged content becomes one line.
 
     A file that cannot be opened stays an OSError, and one that is too large for the memory a MemoryError; but memory for more
-    than the whole file holds is asked for by damaged content.
+    than the file's size is requested because of damaged content.
     """
     try:
         yield
@@ -223,7 +223,7 @@ def read_parquet(path: str | Path, schema: Mapping[str, Any], gaps: Collection[s
 
 
 def write_npy(path: str | Path, array: np.ndarray) -> None:
-    """Write one array of plain numbers, whole or not at all."""
+    """Write one array of plain numbers, completely or not at all."""
     with replacing(path) as partial, open(partial, "wb") as handle:
         np.save(handle, array, allow_pickle=False)
 

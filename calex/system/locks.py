@@ -1,8 +1,9 @@
-"""Locks between processes: of two jobs that would write the same file, the second one is refused, or waits.
+"""Locks between processes: if two jobs would write the same file, the second one is refused or waits.
 
-The system's own lock (`flock`) ends with its process, however that ends. Where there is none (some network file systems, and
-Windows), a file takes its place that names the host and process that hold it. Such a file outlives a killed process: on
-the same host it is then taken over; on another host, where nobody can tell, it is an error that says which file to delete.
+The system's own lock (`flock`) is released when its process ends, for whatever reason. Where it is not available (on some
+network file systems and on Windows), a file that names the host and the process takes its place. Such a file remains when
+its process is killed. On the same host the next process then takes it over; from another host it cannot be known whether
+the process still runs, and the error names the file to delete.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ except ImportError:  # Windows
 
 BUSY = {errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES}
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP}
-PAUSE = 1.0  # seconds between two looks at a lock that is a file
+PAUSE = 1.0  # seconds between two checks of a lock that is a file
 
 
 @contextmanager
 def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
-    """Hold the lock file `path`, of which `what` says what it guards; the file is gone afterwards.
+    """Hold the lock file `path` and delete it afterwards. `what` names what it guards, for errors.
 
-    Raises CalexError if another process holds it, unless `wait` says to wait for its end.
+    Raises CalexError if another process holds it, or waits for that process if `wait` is set.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = _locked_by_system(path, what, wait)
@@ -45,9 +46,9 @@ def locked(path: Path, what: str, wait: bool = False) -> Iterator[None]:
             finally:
                 os.close(handle)
         return
-    path.unlink(missing_ok=True)  # nobody can lock it
+    path.unlink(missing_ok=True)  # it cannot be locked
     holder = path.with_name(f"{path.name}.holder")
-    say(f"{path.parent}: no locks on this file system; {holder.name} stands for one")
+    say(f"{path.parent}: this file system has no locks; {holder.name} is used instead")
     while not _created(holder):
         _take_over_or_refuse(holder, what, wait)
     try:
@@ -69,7 +70,7 @@ def _locked_by_system(path: Path, what: str, wait: bool) -> int | None:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             if os.stat(path).st_ino == os.fstat(handle).st_ino:
                 return handle
-            os.close(handle)  # the file was removed by its last holder, and another one may be there by now
+            os.close(handle)  # its last holder has removed the file, and another process may have created a new one
         except FileNotFoundError:
             os.close(handle)
         except OSError as error:
@@ -87,7 +88,7 @@ def _this_process() -> str:
 
 
 def _created(holder: Path) -> bool:
-    """Was the file made by this call? Of several processes one makes it, on network file systems too."""
+    """Whether this call created the file: only one of several processes can, on network file systems too."""
     try:
         handle = os.open(holder, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
     except FileExistsError:
@@ -98,7 +99,7 @@ def _created(holder: Path) -> bool:
 
 
 def _take_over_or_refuse(holder: Path, what: str, wait: bool) -> None:
-    """Remove the lock of a process that is no more, wait a while for another one, or raise CalexError."""
+    """Remove the lock of a process that has ended; for one that runs, wait a moment or raise CalexError."""
     try:
         text = holder.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -110,7 +111,7 @@ def _take_over_or_refuse(holder: Path, what: str, wait: bool) -> None:
             os.rename(holder, aside)
         except FileNotFoundError:  # another process was faster
             return
-        if aside.read_text(encoding="utf-8") != text:  # it has even taken the lock by now: give it back
+        if aside.read_text(encoding="utf-8") != text:  # meanwhile that process has taken the lock: give it back
             os.replace(aside, holder)
         aside.unlink(missing_ok=True)
     elif wait:
@@ -121,7 +122,7 @@ def _take_over_or_refuse(holder: Path, what: str, wait: bool) -> None:
 
 
 def _has_ended(process: int) -> bool:
-    """Whether a process of this host is no more; where that cannot be known (Windows), it is taken to run."""
+    """Whether a process of this host has ended; False where that cannot be known (Windows)."""
     if os.name != "posix":
         return False
     try:

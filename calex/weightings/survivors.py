@@ -1,4 +1,6 @@
-"""Soft survivor weights: an image counts for a branch as it is likely to reach it. Sharpness 0 is BTS-EE's hard cut.
+"""Soft survivor weights: an image counts for a branch in proportion to its probability of reaching it.
+
+With sharpness 0 this is the hard cut of BTS-EE.
 
 CalexNet (arXiv 2509.08318), Gap 1:
 u_1 = 1;  u_{k+1}(x) = u_k(x) · (1 − σ((s_k(x) − τ_{k,ŷ_k(x)}) / β));  w_k = max(u_k, ε) / mean
@@ -15,8 +17,9 @@ from calex.simulation.exits import Exits
 
 SEQUENTIAL = True
 
-# train_margin: the margin m at which earlier branches are calibrated for this. sharpness: β, in units of the
-# score; 0 is a hard cut, infinity (`.inf`) weighs all alike. floor: ε, the least survival that counts. min_support: as in the policy `cpm`.
+# train_margin: the margin m at which earlier branches are calibrated for this. sharpness: β, in units of the score; 0 is a hard
+# cut, infinity (`.inf`) gives all images the same weight. floor: ε, the lower limit of survival. min_support: as in the policy
+# `cpm`.
 OPTIONS = {"train_margin": 0.0, "sharpness": 0.1, "floor": 0.05, "min_support": 5}
 RANGES = {"train_margin": "[-2, 1]", "sharpness": "[0, inf]", "floor": "[0, 1]", "min_support": "[1, inf)"}
 
@@ -32,7 +35,7 @@ def survival(
 def staying_probability(scores: np.ndarray, thresholds: np.ndarray, sharpness: float) -> np.ndarray:
     """Compute the probability that an image stays at a branch, 1 − σ((s − τ)/β).
 
-    Limits by definition: β = 0 is the hard survivor 1[s < τ], β = ∞ lets all stay. τ = +∞ nobody leaves, τ = −∞ everybody does.
+    Limits by definition: β = 0 is the hard survivor 1[s < τ], β = ∞ lets all stay. With τ = +∞ no image leaves, with τ = −∞ all do.
 
     Parameters
     ----------
@@ -70,7 +73,7 @@ def survival_probability(scores: np.ndarray, predictions: np.ndarray, thresholds
     Parameters
     ----------
     scores, predictions : (K, N) float32, int64
-        What each branch gives for each image.
+        The score and the predicted class of each branch for each image.
     thresholds : (K, C) float64
         Of each branch and predicted class, from calibration at the training margin.
     sharpness : float
@@ -88,7 +91,7 @@ def survival_probability(scores: np.ndarray, predictions: np.ndarray, thresholds
 
     Examples
     --------
-    At the threshold an image stays with probability ½; no threshold, it stays for certain:
+    At the threshold an image stays with probability ½; without one (τ = ∞) it certainly stays:
 
     >>> import numpy as np
     >>> scores, predictions = np.array([[0.5, 0.5]]), np.array([[0, 1]])
@@ -109,12 +112,12 @@ def weights(u: np.ndarray, floor: float, **_: Any) -> np.ndarray:
     u : float64, any shape
         As `survival_probability` gives it.
     floor : float
-        ε, the least survival that counts.
+        ε, the lower limit of survival.
 
     Returns
     -------
     float64, of u's shape
-        With mean 1; all 1 where nobody survives (Σu = 0).
+        With mean 1; all 1 if no image survives (Σu = 0).
 
     Examples
     --------
@@ -131,11 +134,11 @@ def weights(u: np.ndarray, floor: float, **_: Any) -> np.ndarray:
 def diagnosis(
     validation: Exits, u: np.ndarray, min_support: int, sharpness: float, **_: Any
 ) -> tuple[dict[str, Any], list[str]]:
-    """Say whether there are enough validation images to know who survives, and whether survival differs between images."""
+    """Report whether validation images suffice to estimate survival, and whether survival differs between images."""
     numbers, warnings = cpm.diagnosis(validation, min_support, "lower weighting.min_support, or use the weighting `uniform`")
     if u.any() and np.ptp(u) == 0 and np.isfinite(sharpness):
         warnings.append(
-            f"every training image survives alike ({u.flat[0]:.3g}), so the weights are all 1, as with `uniform`; "
+            f"survival is the same for every training image ({u.flat[0]:.3g}), so all weights are 1, as with `uniform`; "
             "raise train_margin, or lower min_support"
         )
     return numbers, warnings

@@ -43,7 +43,7 @@ class CommandLine:
 
     @property
     def where(self) -> str:
-        """Where the config comes from, for errors: with whole paths, whatever folder they were typed in."""
+        """Where the config comes from, for errors: with absolute paths, whatever folder they were typed in."""
         whole = [os.path.abspath(file) for file in self.files]
         return " + ".join([*([] if self.default is None else [self.default]), *whole, *(["--config"] if self.values else [])])
 
