@@ -41,6 +41,7 @@ class Bench:
         return max(8, round(count * self.scale))
 
     def refuse_without_room(self, size: int) -> None:
+        """Raise CalexError if the disk has less room than `size` bytes."""
         free = shutil.disk_usage(self.folder).free
         if size > free:
             raise CalexError(

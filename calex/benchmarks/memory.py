@@ -92,6 +92,7 @@ class Thinned:
         return -(-len(self.loader) // TRAINED)
 
     def epoch(self, number: int) -> Iterator[Batch]:
+        """Yield every TRAINED-th batch of the loader's epoch; the others are read and dropped."""
         return islice(self.loader.epoch(number), 0, None, TRAINED)
 
 

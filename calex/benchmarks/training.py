@@ -43,6 +43,7 @@ class Recomputing:
         return -(-len(self.images) // BATCH)
 
     def epoch(self, number: int) -> Iterator[Batch]:
+        """Run the backbone on every image, in the random order of this epoch."""
         order = np.random.default_rng(number).permutation(len(self.images))
         with tapping(self.model, [self.tap], POOL) as outputs:
             for start in range(0, len(order), BATCH):

@@ -72,6 +72,7 @@ class Branch(Classifier):
         return BranchOutput(self.classifier(features), self.confidence(confidence_features).squeeze(1))
 
     def flops(self) -> tuple[int, int]:
+        """FLOPs of one image: of the classifier alone, and with the confidence head."""
         return super().flops()[0], flops.of(self.eval(), *self.shape)
 
 

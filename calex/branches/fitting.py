@@ -21,7 +21,9 @@ class Epochs(Protocol):
 
     def __len__(self) -> int: ...
 
-    def epoch(self, number: int) -> Iterable[Any]: ...
+    def epoch(self, number: int) -> Iterable[Any]:
+        """Yield the batches of epoch `number`, from 0; the number alone decides their order."""
+        ...
 
 
 @dataclass(frozen=True)

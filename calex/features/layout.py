@@ -35,6 +35,7 @@ class Array(NamedTuple):
 
     @property
     def chunk_bytes(self) -> int:
+        """Size of one chunk's values in bytes, uncompressed and without checksum."""
         return math.prod(self.chunk) * self.dtype.itemsize
 
 
@@ -124,13 +125,16 @@ class Layout:
 
     @property
     def bytes_per_image(self) -> float:
+        """`bytes` divided by the number of images, all views included."""
         return self.bytes / self.images
 
     def to_json(self) -> dict[str, Any]:
+        """Return the layout as it stands in a manifest, for `from_json`."""
         return {**asdict(self), "taps": [list(shape) for shape in self.taps]}
 
     @staticmethod
     def from_json(value: dict[str, Any]) -> Layout:
+        """Return the layout that `to_json` wrote."""
         return Layout(**{**value, "taps": tuple(tuple(shape) for shape in value["taps"])})
 
 

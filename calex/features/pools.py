@@ -38,12 +38,14 @@ class Blocks:
         return [*self.blocks, [self.position], [self.view]]
 
     def empty(self, count: int) -> list[Tensor]:
+        """Return room in main memory, page-locked if `pinned`; positions and views are the last two."""
         return [
             torch.empty((count, *blocks[0].shape[1:]), dtype=torch_dtype(blocks[0]), pin_memory=self.pinned)
             for blocks in self.pieces()
         ]
 
     def take(self, items: np.ndarray, out: list[Tensor]) -> None:
+        """Copy images, given in ascending order, block by block."""
         # NumPy, because torch would start threads for so small a copy, which costs more than it saves.
         *outputs, position, view = [part.numpy() for part in out]
         np.take(self.position, items, out=position, mode="clip")
@@ -71,9 +73,11 @@ class OnDevice:
                 start += len(block)
 
     def empty(self, count: int) -> list[Tensor]:
+        """Return room on the device; positions and views are the last two."""
         return [torch.empty((count, *part.shape[1:]), dtype=part.dtype, device=part.device) for part in self.parts]
 
     def take(self, items: np.ndarray, out: list[Tensor]) -> None:
+        """Copy images on the device, in any order."""
         chosen = torch.from_numpy(items).to(self.parts[0].device)
         for part, output in zip(self.parts, out, strict=True):
             torch.index_select(part, 0, chosen, out=output)

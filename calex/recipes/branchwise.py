@@ -59,4 +59,5 @@ class WeightedSampler:
         return len(self.loader)
 
     def epoch(self, number: int) -> Iterator[Batch]:
+        """Yield an epoch of images drawn in proportion to their weights."""
         return self.loader.epoch(number, self.weights)

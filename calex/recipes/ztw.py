@@ -55,6 +55,7 @@ class Ensemble(nn.Module):
         self.bias = nn.Parameter(torch.zeros(classes))
 
     def forward(self, log_probabilities: torch.Tensor) -> torch.Tensor:
+        """Return the logits (B, C) of the weighted geometric mean of m distributions (B, m, C)."""
         return (self.weight.exp()[:, None] * log_probabilities).mean(1) + self.bias
 
 
@@ -115,6 +116,7 @@ class CachedLogits:
         return -(-len(self.labels) // self.batch_size)
 
     def epoch(self, number: int) -> Iterator[Batch]:
+        """Yield shuffled batches; image n comes in view (number + n) mod V."""
         order = np.random.default_rng([self.seed, number]).permutation(len(self.labels))
         for position in torch.from_numpy(order).to(self.labels.device).split(self.batch_size):
             view = (number + position) % len(self.log_softmax)

@@ -22,6 +22,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def sizes(store: Store) -> list[str]:
+    """Images, shapes, dtypes and stored megabytes, one line per array."""
     layout, total = store.layout, sum(entry.bytes for entry in store.entries.values()) / 1e6
     lines = [
         f"{store.path}: {layout.images} images, {layout.views} view(s), {len(layout.taps)} tap(s), {layout.classes} classes",
@@ -34,6 +35,7 @@ def sizes(store: Store) -> list[str]:
 
 
 def provenance(store: Store) -> list[str]:
+    """What the store was made from, one line per entry of its manifest."""
     lines = [f"made from (fingerprint of the dump {store.manifest['fingerprint'][:16]})"]
     for name, value in sorted(store.provenance.items()):
         text = str(value)
@@ -42,6 +44,7 @@ def provenance(store: Store) -> list[str]:
 
 
 def balance(store: Store) -> list[str]:
+    """Images per class; of more than 20 classes the five smallest and the five largest."""
     counts = np.bincount(store.labels, minlength=store.layout.classes)
     names = store.provenance.get("label_names") or [str(label) for label in range(store.layout.classes)]
     lines = [f"classes: {counts.min()} to {counts.max()} images each"]
