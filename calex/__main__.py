@@ -28,6 +28,7 @@ COMMANDS = (
     "pareto",
     "compare",
     "report",
+    "heads",
     "taps",
     "inspect",
     "verify",

@@ -80,7 +80,7 @@ def test_a_disk_that_is_full_is_one_line(verb: str, exits: list[Path], tmp_path:
     for split in ("train", "val", "test"):
         dump(tmp_path, SMALL, split=split, flops=10.0, flops_to_tap=[1.0, 2.0])
     recipe = '{"recipe":{"name":"branchwise","epochs":1,"batch_size":8},"head":{"name":"prototype"},"target":{"name":"kl"},'
-    recipe += '"shared_core":false,"correct":"label","memory_mb":64,"train_log_softmax":false}'
+    recipe += '"shared_core":false,"confidence":true,"correct":"label","memory_mb":64,"train_log_softmax":false}'
     file, *arguments = {
         "prepare-dataset": ("images.npz", "--source", '{"name":"digits"}', "--resources", tmp_path),
         "calibrate": ("t.parquet", "--exits", *exits, "--settings", SETTINGS),
@@ -285,7 +285,7 @@ def test_a_loss_that_is_no_number_is_one_line(tmp_path: Path) -> None:
         dump(tmp_path, SMALL, split=split, flops=10.0, flops_to_tap=[1.0, 2.0])
     settings = {
         "recipe": {"name": "branchwise", "epochs": 3, "batch_size": 8, "learning_rate": 1e30},
-        "head": {"name": "prototype", "prototypes": 2}, "target": {"name": "kl"}, "shared_core": False, "correct": "label",
+        "head": {"name": "prototype", "prototypes": 2}, "target": {"name": "kl"}, "shared_core": False, "confidence": True, "correct": "label",
         "memory_mb": 64,
         "train_log_softmax": False,
     }  # fmt: skip

@@ -16,13 +16,13 @@ torch.set_num_threads(1)
 
 def core(channels: int, height: int, width: int, filters: int = 4, blocks: int = 2) -> torch.nn.Module:
     torch.manual_seed(0)
-    return load("heads", "separable").build(channels, height, width, filters, blocks)
+    return load("heads", "separable").build(channels, height, width, filters=filters, blocks=blocks, grid=1, hidden=0)
 
 
 def test_flops_by_hand() -> None:
     # 64×8×8 to 4×4: depthwise 2·9·64·16 = 18,432, 1×1 2·64·256·16 = 524,288. To 2×2: 2·9·256·4 = 18,432, 2·256·256·4 = 524,288.
     assert flops.of(core(64, 8, 8, 256).eval(), 64, 8, 8) == 18_432 + 524_288 + 18_432 + 524_288
-    head = {"name": "separable", "filters": 256, "blocks": 2}
+    head = {"name": "separable", "filters": 256, "blocks": 2, "grid": 1, "hidden": 0}
     # The linear layer reads mean and maximum of 256 channels: 2·512·10.
     assert Branch(head, (64, 8, 8), 10, shared_core=True).flops()[0] == 1_085_440 + 10_240
 
@@ -41,7 +41,7 @@ def test_flops_of_odd_maps(channels: int, height: int, width: int, maps: list[tu
 
 def test_it_equals_plain_loops() -> None:
     module = core(2, 3, 5, filters=3, blocks=1).eval()
-    depthwise, mixing = (part for part in module.blocks if isinstance(part, torch.nn.Conv2d))
+    depthwise, mixing = (part for part in module if isinstance(part, torch.nn.Conv2d))
     image = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1))
     norm = math.sqrt(1 + 1e-5)  # fresh BatchNorm statistics: mean 0, variance 1
     places = []

@@ -107,7 +107,13 @@ def _method(
         with own.gather():
             _known(variant["correct"], ("label", "backbone"), f"{where}.correct")
         if len(own) == before:
-            _recipe(where, variant, {name: policies[name]["score"] for name in method["policies"] if name in policies}, own)
+            scores = {name: policies[name]["score"] for name in method["policies"] if name in policies}
+            _recipe(where, variant, scores, own)
+            # Read by nobody, a confidence output is not trained.
+            variant["confidence"] = "confidence" in {
+                variant["score"],
+                *(score or variant["score"] for score in scores.values()),
+            }
     faults.extend(dict.fromkeys(own))
     return {"policies": method["policies"], "variants": variants}
 

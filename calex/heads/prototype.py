@@ -13,26 +13,28 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-# prototypes: M. temperature: of the assignment softmax; lower is harder. assignment: softmax or relu.
-OPTIONS = {"prototypes": 32, "temperature": 1.0, "assignment": "softmax"}
+# prototypes: M. temperature: of the assignment softmax; lower is harder. assignment: softmax or relu. grid: cells a side
+# over which assignments are pooled, each by itself; the paper pools over the whole map.
+OPTIONS = {"prototypes": 32, "temperature": 1.0, "assignment": "softmax", "grid": 1}
 CHOICES = {"assignment": ["softmax", "relu"]}
-RANGES = {"prototypes": "[1, inf)", "temperature": "(0, inf)"}
+RANGES = {"prototypes": "[1, inf)", "temperature": "(0, inf)", "grid": "[1, inf)"}
 
 
 class PrototypePooling(nn.Module):
-    """(B, C, H, W) float32 → (B, 2·M + C).
+    """(B, C, H, W) float32 → (B, 2·M·cells + C).
 
     The normalisation has no scale and shift of its own: the prototypes and the linear layer that follow hold both, and
     without them nothing in front of the prototypes needs a gradient, which halves the cost of training.
     """
 
-    def __init__(self, channels: int, prototypes: int, temperature: float, assignment: str) -> None:
+    def __init__(self, channels: int, prototypes: int, temperature: float, assignment: str, cells: tuple[int, int]) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(channels, affine=False)
         self.prototypes = nn.Conv2d(channels, prototypes, kernel_size=1)
         self.temperature = temperature
         self.assignment = assignment
-        self.width = 2 * prototypes + channels
+        self.cells = cells
+        self.width = 2 * prototypes * cells[0] * cells[1] + channels
 
     def forward(self, feature_map: torch.Tensor) -> torch.Tensor:
         return forward_fused([self], feature_map)[0]
@@ -48,7 +50,11 @@ def forward_fused(cores: Sequence[PrototypePooling], feature_map: torch.Tensor) 
     bias = torch.cat([core.prototypes.bias for core in cores])  # type: ignore[misc]
     affinity = F.conv2d(normal, weight / first.temperature, bias / first.temperature).unflatten(1, (len(cores), -1))
     share = affinity.softmax(dim=2) if first.assignment == "softmax" else affinity.relu()
-    mean, maximum = MeanMaxPool.apply(share.flatten(3))
+    if first.cells == (1, 1):
+        mean, maximum = MeanMaxPool.apply(share.flatten(3))
+    else:
+        pooled = (pool(share.flatten(1, 2), first.cells) for pool in (F.adaptive_avg_pool2d, F.adaptive_max_pool2d))
+        mean, maximum = (values.unflatten(1, (len(cores), -1)).flatten(2) for values in pooled)
     average = normal.mean((2, 3))
     return [torch.cat((mean[:, n], maximum[:, n], average), dim=1) for n in range(len(cores))]
 
@@ -74,6 +80,6 @@ class MeanMaxPool(torch.autograd.Function):
         return torch.where(values == maximum.unsqueeze(-1), everywhere + of_maximum.unsqueeze(-1), everywhere)
 
 
-def build(channels: int, height: int, width: int, **options: object) -> nn.Module:
+def build(channels: int, height: int, width: int, grid: int, **options: object) -> nn.Module:
     """The head for maps of (channels, height, width), with the options above."""
-    return PrototypePooling(channels, **options)  # type: ignore[arg-type]
+    return PrototypePooling(channels, cells=(min(grid, height), min(grid, width)), **options)  # type: ignore[arg-type]

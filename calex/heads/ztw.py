@@ -1,35 +1,28 @@
-"""Zero Time Waste's branch: a 3×3 convolution and a learnt mixture of maximum and average pooling (Wójcik et al. 2021).
-
-The pooling is that of SDN (Kaya et al. 2019): α·max + (1 − α)·average, to a small grid that is then flattened.
-"""
+"""Zero Time Waste's branch: a 3×3 convolution and SDN's learnt mixture of maximum and average pooling (Wójcik et al. 2021)."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+
+from calex.heads.sdn import MixedPooling
 
 # pool: cells a side that are kept; a smaller map is kept whole.
 OPTIONS = {"pool": 4}
 RANGES = {"pool": "[1, inf)"}
 
 
-class MixedPooling(nn.Module):
-    """(B, C, H, W) float32 → (B, C·min(pool, H)·min(pool, W))."""
+class ConvolutionMixedPooling(MixedPooling):
+    """(B, C, H, W) float32 → (B, C·cells)."""
 
     def __init__(self, channels: int, cells: tuple[int, int]) -> None:
-        super().__init__()
+        super().__init__(channels, cells)
         self.convolution = nn.Conv2d(channels, channels, 3, padding=1)
-        self.alpha = nn.Parameter(torch.tensor(0.5))
-        self.cells = cells
-        self.width = channels * cells[0] * cells[1]
 
     def forward(self, feature_map: torch.Tensor) -> torch.Tensor:
-        activation = self.convolution(feature_map).relu()
-        maximum, mean = F.adaptive_max_pool2d(activation, self.cells), F.adaptive_avg_pool2d(activation, self.cells)
-        return (self.alpha * maximum + (1 - self.alpha) * mean).flatten(1)
+        return super().forward(self.convolution(feature_map).relu())
 
 
 def build(channels: int, height: int, width: int, pool: int) -> nn.Module:
     """The head for maps of (channels, height, width), pooled to at most `pool` × `pool`."""
-    return MixedPooling(channels, (min(pool, height), min(pool, width)))
+    return ConvolutionMixedPooling(channels, (min(pool, height), min(pool, width)))

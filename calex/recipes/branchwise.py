@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from calex.branches.branch import Branch
+from calex.branches.branch import Classifier
 from calex.branches.fitting import TrainingJob, fit
 from calex.features.loader import Batch
 
@@ -24,10 +24,10 @@ CHOICES = {"importance": ["weigh", "draw"]}
 RANGES = {"epochs": "[1, inf)", "batch_size": "[2, inf)", "learning_rate": "(0, inf)", "weight_decay": "[0, inf)"}
 
 
-def train(branch: Branch, job: TrainingJob) -> list[float]:
+def train(branch: Classifier, job: TrainingJob) -> list[float]:
     """Minimise the batch mean of w·(target loss + confidence loss); gives each epoch's mean loss.
 
-    The confidence head learns by binary cross-entropy whether the classifier's answer is `job.correct`.
+    The confidence head, if the branch has one, learns by binary cross-entropy whether the classifier's answer is `job.correct`.
     """
     target_losses = job.target_losses()
     branch.to(job.device).train()
@@ -39,10 +39,11 @@ def train(branch: Branch, job: TrainingJob) -> list[float]:
 
     def loss(batch: Any) -> torch.Tensor:
         logits, confidence = branch(batch.taps[0].float())
-        truth = batch.labels if job.correct == "label" else batch.log_softmax.argmax(1)
-        correct = (logits.detach().argmax(1) == truth).float()
         losses = target_losses(logits, batch)
-        losses = losses + F.binary_cross_entropy_with_logits(confidence, correct, reduction="none")
+        if confidence is not None:
+            truth = batch.labels if job.correct == "label" else batch.log_softmax.argmax(1)
+            correct = (logits.detach().argmax(1) == truth).float()
+            losses = losses + F.binary_cross_entropy_with_logits(confidence, correct, reduction="none")
         return (losses if weights is None else weights[batch.view, batch.position] * losses).mean()
 
     options = {key: value for key, value in job.settings.items() if key != "importance"}

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from calex import plugins
-from calex.branches.branch import Branch, Branches, seed_branch
+from calex.branches.branch import Branch, Branches, Classifier, seed_branch
 from calex.branches.fitting import TrainingJob
 from calex.errors import CalexError
 from calex.features.loader import Loader
@@ -33,8 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, required=True, help="of the initial weights and the order of images")
     parser.add_argument(
         "--settings", type=settings_argument.parse, required=True,
-        help='JSON: {"recipe": {…}, "head": {…}, "target": {…}, "shared_core": false, "correct": "label", "memory_mb": 2048, '
-        '"train_log_softmax": false}; features up to memory_mb are kept in memory, larger ones streamed',
+        help='JSON: {"recipe": {…}, "head": {…}, "target": {…}, "shared_core": false, "confidence": true, "correct": "label", '
+        '"memory_mb": 2048, "train_log_softmax": false}; without "confidence" the branch has no such output; '
+        "features up to memory_mb are kept in memory, larger ones streamed",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, help="the folder to write into")
     devices.add_arguments(parser, threads=1)
@@ -54,7 +55,9 @@ def run(args: argparse.Namespace) -> None:
 
     recipe, options = plugins.load("recipes", chosen["recipe"]["name"]), plugins.options_of(chosen["recipe"])
     seed_branch(args.seed, number)
-    branch = Branch(chosen["head"], train.layout.taps[number], train.layout.classes, chosen["shared_core"])
+    head = _branches.head_for(chosen["head"], train)
+    tap, classes = train.layout.taps[number], train.layout.classes
+    branch = Branch(head, tap, classes, chosen["shared_core"]) if chosen["confidence"] else Classifier(head, tap, classes)
     loader = Loader(
         train, [number], options["batch_size"], seed=1000 * args.seed + args.branch, device=device, memory_budget=budget
     )

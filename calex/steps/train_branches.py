@@ -41,7 +41,9 @@ def run(args: argparse.Namespace) -> None:
     shapes, budget = train.layout.taps, chosen["memory_mb"] << 20
 
     recipe, options = plugins.load("recipes", chosen["recipe"]["name"]), plugins.options_of(chosen["recipe"])
-    cascade = recipe.build(chosen["head"], shapes, train.layout.classes, chosen["shared_core"], options, args.seed)
+    cascade = recipe.build(
+        _branches.head_for(chosen["head"], train), shapes, train.layout.classes, chosen["shared_core"], options, args.seed
+    )
     loader = Loader(
         train, range(len(shapes)), options["batch_size"], seed=1000 * args.seed, device=device, memory_budget=budget
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from calex import recipes
 from calex.errors import CalexError, suggestion
-from calex.workflow import slurm
+from calex.workflow import plan, slurm
 
 # {rule: {block of the config: the keys of it that the rule's result depends on}}. A change of a key reruns the rules that list it.
 DEPENDS_ON: dict[str, dict[str, tuple[str, ...]]] = {
@@ -21,7 +21,7 @@ DEPENDS_ON: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "cache_features": {"dataset": ("views",), "features": ("precision", "codec", "compute", "batch_size", "order_seed")},
     "train_branch": {
-        "method": ("recipe", "head", "target", "shared_core", "correct"),
+        "method": ("recipe", "head", "target", "shared_core", "confidence", "correct"),
         "features": ("memory_mb",),
         "exits": ("train_log_softmax",),
     },
@@ -101,6 +101,13 @@ def resolved(config: dict[str, Any], dataset: str) -> dict[str, Any]:
             "evaluation": config["evaluation"],
         },
     }
+
+
+def branch_exits(config: dict[str, Any], dataset: str) -> list[str]:
+    """What the branches of a dataset's methods answer, below the folder of all results; a CalexError for an unknown dataset."""
+    if dataset not in config["datasets"]:
+        raise CalexError(f"results/heads_{dataset}.html: unknown dataset, {suggestion(dataset, config['datasets'])}")
+    return plan.branch_exits(config, dataset)
 
 
 def points_table(config: dict[str, Any], dataset: str) -> str:

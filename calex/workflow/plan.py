@@ -93,6 +93,15 @@ def ours(config: dict[str, Any], dataset: str) -> list[dict[str, str]]:
     return [{"method": method, "policy": config["methods"][method]["policies"][0]} for method in methods]
 
 
+def branch_exits(config: dict[str, Any], dataset: str) -> list[str]:
+    """Every file of what branches answer, below the folder of all results."""
+    return [
+        f"{cascade.folder}/exits{k}.npz"
+        for cascade in cascades(config, dataset)
+        for k in range(1, len(config["backbones"][cascade.backbone]["taps"]) + 1)
+    ]
+
+
 def exits(config: dict[str, Any], dataset: str) -> list[str]:
     """Every file that says how test images were answered, below the folder of all results: what branches say, and who left where."""
     return [
