@@ -85,7 +85,7 @@ def test_a_factor_is_one_changed_option() -> None:
     assert (views["views"], factors["views"], holdout["head_holdout"]) == (2, 1, 0.2)
     assert holdout["training"] == study_["training"] and holdout["backbones"] == study_["backbones"]
     same = full["backbones"]["resnet18_same"]
-    assert same | {"checkpoint": None} == full["backbones"]["resnet18_imagenet"]
+    assert same | {"checkpoint": None} == full["backbones"]["resnet18_small"]
     assert factors["backbones"] == views["backbones"] == ["resnet18_same"]
 
 

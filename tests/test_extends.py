@@ -1,4 +1,4 @@
-"""Entries that state what differs from another: what they become, what is refused, and what the shipped ones mean."""
+"""Entries that state what differs from another: what they become, and what is refused."""
 
 from __future__ import annotations
 
@@ -13,22 +13,11 @@ from calex import config
 from calex.errors import CalexError
 
 SCHEMA = config.read_yaml(REPOSITORY / "workflow/schemas/config.schema.yaml")
-WRITTEN_OUT = yaml.safe_load((REPOSITORY / "tests/written_out.yaml").read_text())
 
 
 @pytest.fixture
 def tiny_config() -> dict[str, Any]:
     return yaml.safe_load((REPOSITORY / "tests/tiny.yaml").read_text())
-
-
-@pytest.mark.parametrize("files", WRITTEN_OUT)
-def test_the_shipped_configs_mean_what_they_meant_written_out(files: str) -> None:
-    layers = config.read_layers(REPOSITORY / "config" / name for name in files.split(" + "))
-    shipped = config.validated(config.merged(layers), SCHEMA, files)
-    written = config.validated(WRITTEN_OUT[files], SCHEMA, files)
-    assert shipped == written
-    for name, method in written["methods"].items():  # the order of variants is that of files and points
-        assert list(method["variants"]) == list(shipped["methods"][name]["variants"])
 
 
 def test_no_line_of_a_shipped_config_is_long() -> None:
