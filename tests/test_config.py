@@ -358,7 +358,7 @@ def test_every_key_that_is_a_path_is_marked() -> None:
 
     for part in [schema, *schema["properties"].values(), *schema["$defs"].values()]:
         walk(part)
-    assert {key for key, path in marked.items() if not path} == {"score", "checkpoint_key", "last_layer"}
+    assert {key for key, path in marked.items() if not path} == {"score", "checkpoint_key", "last_layer", "weights"}
     assert {"checkpoint", "folder"} <= {key for key, path in marked.items() if path}
     for kind in plugins.KINDS:
         for name in plugins.names(kind):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import REPOSITORY
+from PIL import Image
 from safetensors.torch import load_file
 
 from calex import images
@@ -283,7 +284,6 @@ def test_a_wrapped_network_is_trained_measured_and_cached(place: Path, name: str
         ("double", "grey", "has 0.weight in float64; return it in float32"),
         ("on_meta", "grey", "has no data in 0.weight (the meta device); build it on the CPU"),
         ("frozen", "grey", "has no weights that train (requires_grad); bring a checkpoint or let them train"),
-        ("grey", "colour", "reads one channel and the images have 3; store them grey (`grey: true` of the source imagefolder)"),
     ],
 )
 def test_networks_that_would_be_misread_are_refused(place: Path, tmp_path: Path, name: str, dataset: str, told: str) -> None:
@@ -314,4 +314,17 @@ def test_a_normalisation_that_is_certainly_wrong_is_refused(place: Path, mean: l
 
 def test_one_number_normalises_every_channel(place: Path) -> None:
     assert train(place, "plain", normalisation={"mean": [0.5], "std": [0.25]}).returncode == 0
-    assert read_json(place / "plain/backbone.json")["transform"] == {"size": 8, "mean": [0.5] * 3, "std": [0.25] * 3}
+    transform = read_json(place / "plain/backbone.json")["transform"]
+    assert (transform["mean"], transform["std"]) == ([0.5] * 3, [0.25] * 3)
+
+
+def test_a_network_of_one_channel_reads_coloured_images_as_grey_ones(place: Path, tmp_path: Path) -> None:
+    coloured = images.load(place / "colour.npz")
+    pixels = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in coloured.images])[..., None]
+    images.save(tmp_path / "made_grey.npz", images.Images(pixels, coloured.labels, coloured.split, coloured.names))
+    for name, dataset in (("of_colour", place / "colour"), ("of_grey", tmp_path / "made_grey")):
+        done = train(place, "grey", str(dataset), "--out", tmp_path / f"{name}.safetensors")
+        assert done.returncode == 0, done.stderr
+    of_colour, of_grey = (read_json(tmp_path / f"{name}.json") for name in ("of_colour", "of_grey"))
+    assert of_colour["transform"] == of_grey["transform"] and len(of_grey["transform"]["mean"]) == 1
+    assert of_colour["fingerprint"] == of_grey["fingerprint"]  # the same weights, to the bit

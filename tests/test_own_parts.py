@@ -74,7 +74,8 @@ def test_images_a_network_and_a_checkpoint_of_ones_own(tmp_path: Path) -> None:
     assert np.bincount(dataset.split).tolist() == [16, 8, 24]
     about = read_json(tmp_path / "results/photos/mine/backbone.json")
     assert (about["network"], about["history"], about["trained_on"]) == ("my_network:build", [], ["train"])
-    assert about["transform"] == {"size": 64, **yaml.safe_load(backbone)["backbones"]["mine"]["normalisation"]}
+    said = {"size": 64, **yaml.safe_load(backbone)["backbones"]["mine"]["normalisation"]}
+    assert about["transform"] == said | {"resize": 64, "fit": "stretch", "interpolation": "bilinear"}
     assert about["parameters"] == sum(tensor.numel() for name, tensor in weights.items() if re.search("weight|bias", name))
     taps = read_json(tmp_path / "results/photos/mine/taps.json")["taps"]
     assert [(tap["name"], tap["shape"]) for tap in taps] == [

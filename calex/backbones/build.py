@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +28,14 @@ CONTAINERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedMode
 STRIDES = {"cifar": 1, "small": 2}  # of the first convolution
 
 
-def build(network: str, stem: str, classes: int) -> nn.Module:
+# Networks that are built for images of one size, and what torchvision calls it.
+SIZED: dict[str, Callable[[int], dict[str, Any]]] = {
+    "vit_": lambda size: {"image_size": size},
+    "maxvit_": lambda size: {"input_size": (size, size)},
+}
+
+
+def build(network: str, stem: str, classes: int, size: int | None = None) -> nn.Module:
     """Make a classifier with fresh weights.
 
     Parameters
@@ -39,6 +47,9 @@ def build(network: str, stem: str, classes: int) -> nn.Module:
         and no max-pool (He et al. 2016, section 4.2); ``small`` the same with stride 2, for a quarter of the work.
     classes : int
         How many outputs it has.
+    size : int, optional
+        Side of the images that it will read, for those of torchvision that are built for one size (ViT, MaxViT); as
+        published where it is not given.
 
     Returns
     -------
@@ -50,7 +61,7 @@ def build(network: str, stem: str, classes: int) -> nn.Module:
     CalexError
         For an unknown name, and for a function that fails or gives something else.
     """
-    model = _own(network, classes) if own.is_own(network) else _published(network, classes)
+    model = _own(network, classes) if own.is_own(network) else _published(network, classes, size)
     if stem != "imagenet":
         if not isinstance(model, models.ResNet):
             raise CalexError(f"stem: '{stem}' fits ResNets, not {network}; use stem: imagenet")
@@ -60,10 +71,19 @@ def build(network: str, stem: str, classes: int) -> nn.Module:
     return model
 
 
-def _published(network: str, classes: int) -> nn.Module:
+def _published(network: str, classes: int, size: int | None) -> nn.Module:
     known = models.list_models(module=models)
     if network in known:
-        return models.get_model(network, weights=None, num_classes=classes, **PUBLISHED.get(network, {}))
+        sized = next((sized for start, sized in SIZED.items() if network.startswith(start)), None)
+        more = PUBLISHED.get(network, {}) | (sized(size) if sized and size else {})
+        try:
+            return models.get_model(network, weights=None, num_classes=classes, **more)
+        except (AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:  # of a size that patches do not divide
+            if not sized:
+                raise
+            raise CalexError(
+                f"network: {network} cannot be built for images of {size} px ({one_line(error)}); set another input_size"
+            ) from None
     if network in models.list_models():
         kind = models.get_model_builder(network).__module__.split(".")[2].replace("_", " ")
         near = suggestion(network.removeprefix("quantized_"), known)

@@ -93,9 +93,8 @@ def suspects(names: list[str], chosen: dict[str, Any], others: list[str], transf
 
 def _how_it_is_read(chosen: dict[str, Any], others: list[str], transform: dict[str, Any]) -> list[str]:
     """List what may be wrong in how images are given to weights, and which weights were taken."""
-    measured = (
-        " as measured on the training images, not what the weights were trained with" if not chosen["normalisation"] else ""
-    )
+    told = chosen["normalisation"] or chosen.get("weights")
+    measured = "" if told else " as measured on the training images, not what the weights were trained with"
     likely = [
         f"normalisation, here {{mean: {_rounded(transform['mean'])}, std: {_rounded(transform['std'])}}}{measured}",
         f"input_size, here {transform['size']}",

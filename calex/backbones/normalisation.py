@@ -8,9 +8,7 @@ from calex.backbones import transform
 from calex.errors import CalexError
 
 
-def normalisation(
-    given: dict[str, list[float]] | None, images: np.ndarray, channels: int, network: str
-) -> dict[str, list[float]]:
+def normalisation(given: dict[str, list[float]] | None, images: np.ndarray, channels: int) -> dict[str, list[float]]:
     """Mean and std of each channel that a network reads: those of the config, or those of its training images.
 
     Parameters
@@ -21,19 +19,12 @@ def normalisation(
         The images that the network learns from.
     channels : int
         How many channels the network reads, 3 or 1.
-    network : str
-        What errors call it.
 
     Raises
     ------
     CalexError
-        For a network of one channel and images of three, and for numbers that pixels between 0 and 1 cannot have.
+        For numbers that pixels between 0 and 1 cannot have.
     """
-    if channels < images.shape[3]:
-        raise CalexError(
-            f"network: {network} reads one channel and the images have {images.shape[3]}; store them grey "
-            "(`grey: true` of the source imagefolder) or bring a network of three"
-        )
     if given:
         mean, std = checked(given["mean"], given["std"], channels)
     else:

@@ -9,32 +9,77 @@ import torch
 from torch.nn import functional as F
 
 
-def to_input(images: np.ndarray, size: int, mean: list[float], std: list[float], device: torch.device) -> torch.Tensor:
-    """(B, H, W, C) uint8 → (B, channels, size, size) float32: resized bilinearly, grey repeated, normalised per channel.
+def to_input(
+    images: np.ndarray,
+    size: int,
+    mean: list[float],
+    std: list[float],
+    device: torch.device,
+    resize: int | None = None,
+    fit: str = "stretch",
+    interpolation: str = "bilinear",
+) -> torch.Tensor:
+    """(B, H, W, C) uint8 → (B, channels, size, size) float32: resized, cut out, normalised per channel.
 
-    mean, std: a number for each channel that the backbone reads (three, or one for grey), in units where white is 1.
+    Parameters
+    ----------
+    images : numpy.ndarray
+        (B, H, W, C) uint8, of one or three channels. Grey ones are repeated, coloured ones made grey, as the network reads them.
+    size : int
+        Side of the middle square that the network reads, in pixels.
+    mean, std : list of float
+        A number for each channel that the network reads (three, or one for grey), in units where white is 1.
+    device : torch.device
+        Where the result is.
+    resize : int, optional
+        Side to which images are resized before that; `size` where it is not given, and then nothing is cut off.
+    fit : str
+        How images that are no squares become squares: `stretch`, or `crop` to the middle one.
+    interpolation : str
+        `bilinear` or `bicubic`, each with antialiasing.
     """
+    if images.shape[3] > len(mean):
+        images = luminance(images)
     batch = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
-    if batch.shape[-2:] != (size, size):
-        batch = F.interpolate(batch, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    if fit == "crop":
+        batch = middle(batch, min(batch.shape[-2:]))
+    side = resize or size
+    if batch.shape[-2:] != (side, side):
+        batch = F.interpolate(batch, size=(side, side), mode=interpolation, antialias=True, align_corners=False)
+        batch = batch.clamp(0, 1) if interpolation == "bicubic" else batch  # it overshoots at edges
+    batch = middle(batch, size)
     centre = torch.tensor(mean, device=device).view(1, -1, 1, 1)
     scale = torch.tensor(std, device=device).view(1, -1, 1, 1)
     return (batch.expand(-1, len(mean), -1, -1) - centre) / scale
 
 
+def middle(batch: torch.Tensor, size: int) -> torch.Tensor:
+    """(B, C, H, W) → (B, C, size, size): the middle square; a view."""
+    top, left = ((side - size) // 2 for side in batch.shape[-2:])
+    return batch[..., top : top + size, left : left + size]
+
+
+def luminance(images: np.ndarray) -> np.ndarray:
+    """(…, 3) uint8 → (…, 1) uint8: ITU-R 601 luma in whole numbers, as Pillow makes grey of colours."""
+    weighted = images.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
+    return ((weighted + 0x8000) >> 16).astype(np.uint8)[..., None]
+
+
 def channel_statistics(images: np.ndarray, channels: int = 3, chunk: int = 1 << 23) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel of (N, H, W, C) uint8 images, in units where white is 1.
 
-    channels: how many numbers to give, 3, or 1 for grey images; those of one channel are repeated.
+    channels: how many numbers to give, 3 or 1; those of grey images are repeated, coloured ones are made grey first.
 
     Sums of whole numbers from a histogram of the 256 values: exact, whatever the number of images. `chunk` is how many
     pixels are counted at a time, for which NumPy needs eight bytes each.
     """
     rows = max(1, chunk // math.prod(images.shape[1:3]))
-    histograms = [np.zeros(256, np.int64) for _ in range(images.shape[3])]
+    histograms = [np.zeros(256, np.int64) for _ in range(min(images.shape[3], channels))]
     for start in range(0, len(images), rows):
+        part = images[start : start + rows]
+        part = luminance(part) if images.shape[3] > channels else part
         for channel, histogram in enumerate(histograms):
-            histogram += np.bincount(images[start : start + rows, ..., channel].ravel(), minlength=256)
+            histogram += np.bincount(part[..., channel].ravel(), minlength=256)
     values = np.arange(256)
     mean, std = [], []
     for histogram in histograms:

@@ -38,7 +38,7 @@ def complete(config: dict[str, Any], broken: set[tuple[str, str]]) -> Faults:
         f"results/{name}/{entry}/backbone.safetensors"
         for name, dataset in entries("datasets").items()
         for entry in dataset["backbones"]
-        if entry in backbones and backbones[entry]["checkpoint"] is None
+        if entry in backbones and not _given(backbones[entry])
     }
     for name, dataset in entries("datasets").items():
         _dataset(f"datasets.{name}", dataset, config, backbones, faults)
@@ -64,11 +64,15 @@ def _dataset(where: str, dataset: dict[str, Any], config: dict[str, Any], backbo
             with faults.gather():
                 _known(entry, config[section], f"{where}.{key}")
     for entry in dataset["backbones"]:
-        backbone = backbones.get(entry, {"checkpoint": None})
-        if dataset["head_holdout"] and backbone["checkpoint"] is not None and backbone["head"] is None:
+        if dataset["head_holdout"] and entry in backbones and _given(backbones[entry]) and backbones[entry]["head"] is None:
             faults.append(
-                f"{where}.head_holdout: the backbone '{entry}' is a checkpoint, which may have seen every image; set it to 0"
+                f"{where}.head_holdout: the backbone '{entry}' is not trained here and may have seen every image; set it to 0"
             )
+
+
+def _given(backbone: Mapping[str, Any]) -> bool:
+    """Whether a backbone has weights already."""
+    return backbone["checkpoint"] is not None or backbone["weights"] is not None
 
 
 def _backbone(where: str, backbone: dict[str, Any], trained: set[str], faults: Faults) -> None:
@@ -79,8 +83,22 @@ def _backbone(where: str, backbone: dict[str, Any], trained: set[str], faults: F
             faults.append(f"{where}.{error}")
     checkpoint = backbone["checkpoint"]
     for key in ("checkpoint_key", "expected_accuracy", "head"):
-        if checkpoint is None and backbone[key] is not None:
+        if not (checkpoint if key == "checkpoint_key" else _given(backbone)) and backbone[key] is not None:
             faults.append(f"{where}.{key}: is of a checkpoint, and there is none; give one or remove the key")
+    if backbone["weights"] is not None:
+        for key, wrong, remedy in (
+            ("checkpoint", checkpoint is not None, "torchvision publishes others; remove one of the two"),
+            ("network", own_network.is_own(backbone["network"]), "torchvision has none of it; give a file in `checkpoint`"),
+            (
+                "stem",
+                backbone["stem"] != "imagenet",
+                "the published weights are of the stem imagenet; use that or remove `weights`",
+            ),
+        ):
+            if wrong:
+                faults.append(f"{where}.weights: with `{key}: {backbone[key]}`: {remedy}")
+    if backbone["trained_on"] is None:
+        backbone["trained_on"] = ["elsewhere"] if backbone["weights"] is not None or backbone["head"] is not None else ["train"]
     if backbone["last_layer"] is not None and backbone["head"] is None:
         faults.append(f"{where}.last_layer: is of a probe, and there is none; set `head: probe` or remove the key")
     if checkpoint is not None and checkpoint not in trained and not Path(checkpoint).is_file():

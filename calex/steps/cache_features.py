@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
         raise CalexError(f"{args.taps}: measured on another network, stem or input size than {args.backbone}; rerun both")
     if own.is_own(about["network"]) and about.get("network_sources") != own.source_hashes(about["network"]):
         raise CalexError(f"{args.backbone}: the source of {about['network']} is not what it was then; rerun train-backbone")
-    model = build.build(about["network"], about["stem"], about["classes"])
+    model = build.build(about["network"], about["stem"], about["classes"], about["transform"]["size"])
     read_weights(model, args.backbone)
     build.freeze(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from calex import images
+from calex.backbones import published
 from calex.backbones.build import build, parameters
 from calex.backbones.taps import measure_taps
 from calex.backbones.trace import check_network
@@ -26,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--settings",
         type=settings_argument.parse,
         required=True,
-        help='JSON: {"network": "resnet18", "stem": "cifar", "input_size": 32, "taps": ["layer1", …], "pool": 8}',
+        help='JSON: {"network": "resnet18", "stem": "cifar", "input_size": 32, "taps": ["layer1", …], "pool": 8}, and "weights", '
+        '"crop", "resize" where they decide the size',
     )
     parser.add_argument("--out", type=Path, required=True, help="the file to write (taps.json)")
 
@@ -34,13 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     chosen = args.settings
     classes = len(images.load_names(args.dataset))
-    model = build(chosen["network"], chosen["stem"], classes)
-    channels = check_network(model, chosen["network"], chosen["input_size"], classes)
-    taps, total = measure_taps(model, chosen["taps"], chosen["input_size"], chosen["pool"], chosen["network"], channels)
+    size = published.reading(chosen, published.entry(chosen["network"], chosen.get("weights")))["size"]
+    model = build(chosen["network"], chosen["stem"], classes, size)
+    channels = check_network(model, chosen["network"], size, classes)
+    taps, total = measure_taps(model, chosen["taps"], size, chosen["pool"], chosen["network"], channels)
     write_json(
         args.out,
         {
             **chosen,
+            "input_size": size,
             "taps": [asdict(tap) for tap in taps],
             "flops": total,
             "parameters": parameters(model),

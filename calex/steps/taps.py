@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     for flag, value, least in (("--input-size", size, 1), ("--classes", args.classes, 1), ("--pool", args.pool, 0)):
         if value < least:
             raise CalexError(f"{flag}: {value} is too small; give {least} or more")
-    model = build(args.network, args.stem, args.classes)
+    model = build(args.network, args.stem, args.classes, size)
     channels = check_network(model, args.network, size, args.classes)
     taps, flops = proposal.candidates(model, size, args.pool or None, args.network, channels)
     proposed = proposal.propose(taps, flops)

@@ -19,8 +19,19 @@ import numpy as np
 import torch
 
 from calex import images
-from calex.backbones import build, convolutions, diagnosis, last_layer, metadata, own, probe, training, transform
-from calex.backbones.checkpoint import Loaded, load_checkpoint
+from calex.backbones import (
+    build,
+    convolutions,
+    diagnosis,
+    given_weights,
+    last_layer,
+    metadata,
+    own,
+    probe,
+    published,
+    training,
+    transform,
+)
 from calex.backbones.normalisation import normalisation
 from calex.backbones.trace import check_network
 from calex.backbones.vision import torchvision
@@ -43,7 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=settings_argument.parse,
         required=True,
         help='JSON: {"network", "stem", "input_size", "augment": {"shift", "flip"}, "head_holdout", "normalisation", "training": {…}, '
-        '"seed", "trained_on", with a checkpoint also "checkpoint_key", "expected_accuracy", "head", "last_layer"}; '
+        '"seed", "trained_on", "weights", "crop", "resize", "fit", "interpolation"; '
+        'with weights that are not trained also "checkpoint_key", "expected_accuracy", "head", "last_layer"}; '
         "config/README.md explains each key",
     )
     parser.add_argument("--checkpoint", type=Path, help="take these weights instead of training (.safetensors or a torch file)")
@@ -55,27 +67,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     chosen = args.settings
-    network, size = chosen["network"], chosen["input_size"]
+    network = chosen["network"]
     device = devices.claim(args.device, args.threads)
     dataset = images.load(args.dataset)
     label = f"train-backbone {network}"
     learned = dataset.indices("train")
     learned = learned[splitting.split_head_holdout(dataset.labels[learned], chosen["head_holdout"])[0]]
+    entry = published.entry(network, chosen.get("weights"))
+    reading = published.reading(chosen, entry)
     torch.manual_seed(chosen["seed"])
-    model = build.build(network, chosen["stem"], len(dataset.names))
-    if args.checkpoint is None and not any(parameter.requires_grad for parameter in model.parameters()):
+    model = build.build(network, chosen["stem"], len(dataset.names), reading["size"])
+    trains = args.checkpoint is None and entry is None
+    if trains and not any(parameter.requires_grad for parameter in model.parameters()):
         raise CalexError(f"network: {network} has no weights that train (requires_grad); bring a checkpoint or let them train")
-    channels = check_network(model, network, size, len(dataset.names), training=args.checkpoint is None)
-    scale = {"size": size, **normalisation(chosen["normalisation"], dataset.images[learned], channels, network)}
+    channels = check_network(model, network, reading["size"], len(dataset.names), training=trains)
+    given = chosen["normalisation"] or (published.normalisation(model, entry) if entry else None)
+    scale = {**reading, **normalisation(given, dataset.images[learned], channels)}
     own_sources = own.source_hashes(network) if own.is_own(network) else {}
 
     with locked(guard_of(args.out), "training of this backbone"):
-        if args.checkpoint is None:
+        if trains:
             made = train(args, model, dataset, learned, scale, own_sources, device, label)
         elif chosen.get("head") == "probe":
-            made = take_with_probe(args, model, dataset, learned, scale, device, label)
+            made = take_with_probe(args, entry, model, dataset, learned, scale, device, label)
         else:
-            made = take(args, model, dataset, scale, device)
+            made = take(args, entry, model, dataset, scale, device)
         accuracy = {split: float((made.answers[split] == labels_of(dataset, split)).mean()) for split in images.SPLITS}
         say(f"{label}: accuracy " + ", ".join(f"{split} {value:.4f}" for split, value in accuracy.items()))
         for warning in made.warnings:
@@ -166,15 +182,20 @@ def train(
 
 
 def take(
-    args: argparse.Namespace, model: torch.nn.Module, dataset: images.Images, scale: dict[str, Any], device: torch.device
+    args: argparse.Namespace,
+    entry: published.Entry | None,
+    model: torch.nn.Module,
+    dataset: images.Images,
+    scale: dict[str, Any],
+    device: torch.device,
 ) -> Made:
-    """Take a checkpoint's weights."""
+    """Take the weights of a checkpoint, or published ones."""
     chosen, train_images = args.settings, dataset.indices("train")
-    loaded = load_checkpoint(model, args.checkpoint, chosen.get("checkpoint_key"))
-    metadata.check_classes(loaded.content, dataset.names.tolist(), str(args.checkpoint))
+    given = given_weights.load(model, args.checkpoint, entry, chosen, scale, dataset.images.shape[1:3])
+    metadata.check_classes(given.content, dataset.names.tolist(), str(args.checkpoint or f"weights {chosen.get('weights')}"))
     answers = answers_of(model, dataset, scale, device)
-    warnings = checkpoint_warnings(loaded, chosen) + diagnosis.of_checkpoint(
-        answers["train"], dataset.labels[train_images], dataset.names.tolist(), chosen, loaded.others, scale,
+    warnings = given.warnings + diagnosis.of_checkpoint(
+        answers["train"], dataset.labels[train_images], dataset.names.tolist(), chosen, given.others, scale,
         lambda some, other: training.predictions(model, dataset.images[train_images[some]], other, device),
     )  # fmt: skip
     return Made({"trained_on": chosen["trained_on"], "history": [], "compute": None, "last_layer": None}, answers, warnings)
@@ -182,6 +203,7 @@ def take(
 
 def take_with_probe(
     args: argparse.Namespace,
+    entry: published.Entry | None,
     model: torch.nn.Module,
     dataset: images.Images,
     learned: np.ndarray,
@@ -189,14 +211,14 @@ def take_with_probe(
     device: torch.device,
     label: str,
 ) -> Made:
-    """Take a checkpoint's weights but those of the last layer, and train that on the images `learned`, (n,) int64 positions."""
+    """Take weights but those of the last layer, and train that on the images `learned`, (n,) int64 positions."""
     chosen, classes = args.settings, len(dataset.names)
     shape = (len(scale["mean"]), scale["size"], scale["size"])
     name = last_layer.find(model, chosen["network"], shape, chosen.get("last_layer"))
     layer = model.get_submodule(name)
     assert isinstance(layer, torch.nn.Linear)
     replaced = [f"{name}.{tensor}" for tensor in layer.state_dict()]
-    loaded = load_checkpoint(model, args.checkpoint, chosen.get("checkpoint_key"), replaced)
+    given = given_weights.load(model, args.checkpoint, entry, chosen, scale, dataset.images.shape[1:3], replaced)
     say(f"{label}: a new {name} of {classes} outputs is trained on {len(learned)} images, on {devices.describe(device)}")
     features = probe.penultimate(model, layer, dataset.images, scale, device, label)
     labels = torch.from_numpy(dataset.labels).to(device)
@@ -205,8 +227,8 @@ def take_with_probe(
     probe.fill(layer, fitted)
     answered = probe.answers(features, fitted)
     answers = {split: answered[dataset.indices(split)] for split in images.SPLITS}
-    warnings = checkpoint_warnings(loaded, chosen)
-    warnings += diagnosis.of_probe(answers["val"], labels_of(dataset, "val"), chosen, loaded.others, scale)
+    warnings = given.warnings
+    warnings += diagnosis.of_probe(answers["val"], labels_of(dataset, "val"), chosen, given.others, scale)
     record = {
         "trained_on": [*chosen["trained_on"], f"{name}: {len(learned)} train images"],
         "history": [],
@@ -214,25 +236,6 @@ def take_with_probe(
         "last_layer": {"name": name, "features": features.shape[1], "penalty": fitted.penalty, "tried": fitted.tried},
     }
     return Made(record, answers, warnings)
-
-
-def checkpoint_warnings(loaded: Loaded, chosen: dict[str, Any]) -> list[str]:
-    """Warn of what a checkpoint is before it has answered a single image."""
-    warnings = [
-        f"the checkpoint was trained on {split} images; what is chosen or reported on them will flatter"
-        for split in ("val", "test")
-        if split in chosen["trained_on"]
-    ]
-    if loaded.others and chosen.get("checkpoint_key") is None:
-        taken = f"'{loaded.key}' was taken" if loaded.key else "the first was taken"
-        warnings.append(
-            f"the checkpoint holds several weights of this network: {taken}, and there is {', '.join(loaded.others)}; "
-            "checkpoint_key chooses"
-        )
-    if loaded.left_out:
-        first = ", ".join(loaded.left_out[:3]) + (", …" if len(loaded.left_out) > 3 else "")
-        warnings.append(f"{len(loaded.left_out)} tensors of the checkpoint are no part of the network and left out: {first}")
-    return warnings + metadata.check_size(loaded.content, chosen["input_size"])
 
 
 def fingerprint(

@@ -13,11 +13,22 @@ from calex.workflow import plan, slurm
 # {rule: {block of the config: the keys of it that the rule's result depends on}}. A change of a key reruns the rules that list it.
 DEPENDS_ON: dict[str, dict[str, tuple[str, ...]]] = {
     "prepare_dataset": {"dataset": ("source",)},
-    "measure_taps": {"backbone": ("network", "stem", "taps", "pool"), "dataset": ("input_size",)},
+    "measure_taps": {"backbone": ("network", "stem", "weights", "crop", "resize", "taps", "pool"), "dataset": ("input_size",)},
     "train_backbone": {
-        "backbone": ("network", "stem", "normalisation", "seed", "trained_on"),
+        "backbone": (
+            "network",
+            "stem",
+            "weights",
+            "crop",
+            "resize",
+            "fit",
+            "interpolation",
+            "normalisation",
+            "seed",
+            "trained_on",
+        ),
         "dataset": ("input_size", "augment", "training", "head_holdout"),
-        "checkpoint": ("checkpoint_key", "expected_accuracy", "head", "last_layer"),
+        "given": ("checkpoint_key", "expected_accuracy", "head", "last_layer"),
     },
     "cache_features": {"dataset": ("views",), "features": ("precision", "codec", "compute", "batch_size", "order_seed")},
     "train_branch": {
@@ -64,7 +75,7 @@ def _blocks(config: dict[str, Any], wildcards: Mapping[str, str]) -> dict[str, d
     return {
         "dataset": config["datasets"].get(wildcards.get("dataset"), {}),
         "backbone": backbone,
-        "checkpoint": backbone if backbone.get("checkpoint") else None,
+        "given": backbone if backbone.get("checkpoint") or backbone.get("weights") else None,
         "method": method,
         "policy": {"policy": policy, "score": score},
         "features": config["features"],
