@@ -32,7 +32,9 @@ def direct() -> list[Requirement]:
 def tested() -> Iterator[str]:
     """Each package of this environment that the project needs, by whatever way, without the name of a build (`+cpu`)."""
     if missing := [one.name for one in direct() if not installed(one.name)]:
-        raise SystemExit(f"versions: not installed: {', '.join(missing)}; pip install -e '.[test,slurm]' in this environment")
+        raise SystemExit(
+            f"versions: not installed: {', '.join(missing)}; pip install -e '.[test,slurm,onnx]' in this environment"
+        )
     needed: set[tuple[str, str]] = set()  # packages, each with one of its extras or none
     waiting = direct()
     while waiting:

@@ -1,7 +1,9 @@
 """Early exits for frozen image classifiers: features once, then branches, thresholds and honest curves.
 
-A trained cascade is a set of files, one for each branch, that say what the branch predicts for every image (`Exits`). From
-there on everything is arrays, and nothing imports torch:
+`load` opens a finished cascade (`Cascade`), which answers pictures; `load_onnx` one that needs no torch.
+
+While it is trained and compared, a cascade is a set of files, one for each branch, that say what the branch predicts for every
+image (`Exits`). From there on everything is arrays, and nothing imports torch:
 
 - `open_store` opens the frozen network's features; `read_exits` reads what trained branches predict.
 - `exit_scores` turns probabilities into the scores that thresholds are compared with.
@@ -24,6 +26,7 @@ __version__ = "0.1.0"
 # Where each name is defined. Imported when it is first asked for: a step imports what it needs and nothing else.
 # __init__.pyi says the same to editors and type checkers.
 _DEFINED = {
+    "Cascade": ("calex.deploy.cascade", "Cascade"),
     "CalexError": ("calex.errors", "CalexError"),
     "Costs": ("calex.simulation.cost", "Costs"),
     "Exits": ("calex.simulation.exits", "Exits"),
@@ -31,6 +34,8 @@ _DEFINED = {
     "cpm_thresholds": ("calex.policies.cpm", "cpm_thresholds"),
     "effective_sample_size": ("calex.weightings", "effective_sample_size"),
     "exit_scores": ("calex.simulation.scores", "scores"),
+    "load": ("calex.deploy.folder", "read"),
+    "load_onnx": ("calex.deploy.onnx", "read"),
     "leave": ("calex.simulation.cascade", "leave"),
     "measure": ("calex.simulation.evaluation", "measure"),
     "open_store": ("calex.features.store", "open_store"),

@@ -3,6 +3,9 @@
 from calex.comparison.paired import difference as paired_difference
 from calex.comparison.pareto import at_budgets
 from calex.comparison.pareto import front as pareto_front
+from calex.deploy.cascade import Cascade
+from calex.deploy.folder import read as load
+from calex.deploy.onnx import read as load_onnx
 from calex.errors import CalexError
 from calex.features.store import open_store
 from calex.policies.cpm import cpm_thresholds
@@ -20,6 +23,7 @@ from calex.weightings.survivors import weights as survivor_weights
 __version__: str
 __all__ = [
     "CalexError",
+    "Cascade",
     "Costs",
     "Exits",
     "at_budgets",
@@ -27,6 +31,8 @@ __all__ = [
     "effective_sample_size",
     "exit_scores",
     "leave",
+    "load",
+    "load_onnx",
     "measure",
     "open_store",
     "oracle",

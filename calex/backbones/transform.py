@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 
 def to_input(
-    images: np.ndarray,
+    images: np.ndarray | torch.Tensor,
     size: int,
     mean: list[float],
     std: list[float],
@@ -23,7 +24,7 @@ def to_input(
 
     Parameters
     ----------
-    images : numpy.ndarray
+    images : numpy.ndarray or torch.Tensor
         (B, H, W, C) uint8, of one or three channels. Grey ones are repeated, coloured ones made grey, as the network reads them.
     size : int
         Side of the middle square that the network reads, in pixels.
@@ -40,7 +41,8 @@ def to_input(
     """
     if images.shape[3] > len(mean):
         images = luminance(images)
-    batch = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
+    pixels = images if isinstance(images, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(images))
+    batch = pixels.to(device).permute(0, 3, 1, 2).float() / 255
     if fit == "crop":
         batch = middle(batch, min(batch.shape[-2:]))
     side = resize or size
@@ -59,9 +61,15 @@ def middle(batch: torch.Tensor, size: int) -> torch.Tensor:
     return batch[..., top : top + size, left : left + size]
 
 
-def luminance(images: np.ndarray) -> np.ndarray:
-    """(…, 3) uint8 → (…, 1) uint8: ITU-R 601 luma in whole numbers, as Pillow makes grey of colours."""
-    weighted = images.astype(np.uint32) @ np.array([19595, 38470, 7471], np.uint32)
+LUMA = (19595, 38470, 7471)  # of red, green and blue, in shares of 65536
+
+
+def luminance(images: Any) -> Any:
+    """(…, 3) uint8 → (…, 1) uint8: ITU-R 601 luma in whole numbers, as Pillow makes grey of colours; an array or a tensor."""
+    if isinstance(images, torch.Tensor):
+        weighted = (images.int() * torch.tensor(LUMA, dtype=torch.int32, device=images.device)).sum(-1, keepdim=True)
+        return (weighted + 0x8000).div(65536, rounding_mode="floor").to(torch.uint8)
+    weighted = images.astype(np.uint32) @ np.array(LUMA, np.uint32)
     return ((weighted + 0x8000) >> 16).astype(np.uint8)[..., None]
 
 

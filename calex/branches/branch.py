@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from calex import plugins
+from calex import plugins, recipes
 from calex.simulation.exits_file import BranchPredictions
 from calex.system import flops
 
@@ -176,4 +176,29 @@ def _concatenated(batches: Sequence[BranchPredictions]) -> BranchPredictions:
     confidences = [batch.confidence for batch in batches if batch.confidence is not None]
     return BranchPredictions(
         np.concatenate([batch.log_probabilities for batch in batches]), np.concatenate(confidences) if confidences else None
+    )
+
+
+def head_for(head: dict[str, Any], backbone_flops: float, classes: int) -> dict[str, Any]:
+    """A head's completed block with what it reads off the features (`FROM_FEATURES`): FLOPs of the backbone, and classes."""
+    known = {"backbone_flops": backbone_flops, "classes": classes}
+    wanted = plugins.constants("heads", head["name"]).get("FROM_FEATURES", [])
+    return head | {key: known[key] for key in wanted if not head[key]}
+
+
+def built(method: Mapping[str, Any], shapes: Sequence[tuple[int, int, int]], classes: int, seed: int) -> Branches:
+    """Build the untrained branches of a method over taps of shapes (C, H, W).
+
+    method: completed blocks `recipe` and `head` (with what it reads off the features), `shared_core`, and for branches that
+    train one by one `confidence`, whether they have that output.
+    """
+    recipe, head, shared_core = (method[key] for key in ("recipe", "head", "shared_core"))
+    if recipes.joint(recipe["name"]):
+        options = plugins.options_of(recipe)
+        return plugins.load("recipes", recipe["name"]).build(head, shapes, classes, shared_core, options, seed)
+    return Branches(
+        Branch(head, shapes[branch], classes, shared_core)
+        if method["confidence"]
+        else Classifier(head, shapes[branch], classes)
+        for branch in seeded(seed, len(shapes))
     )

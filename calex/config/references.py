@@ -16,7 +16,7 @@ from calex.workflow import plan
 METHOD = {"recipe": "recipes", "head": "heads", "target": "targets", "weighting": "weightings"}
 
 # Names that mean something else in tables and file names.
-RESERVED = {"methods": {"backbone"}, "policies": {"oracle", "none"}}
+RESERVED = {"methods": {"backbone", "cascade", "features"}, "policies": {"oracle", "none"}}
 
 
 def complete(config: dict[str, Any], broken: set[tuple[str, str]]) -> Faults:
@@ -63,6 +63,8 @@ def _dataset(where: str, dataset: dict[str, Any], config: dict[str, Any], backbo
         for entry in dataset[key]:
             with faults.gather():
                 _known(entry, config[section], f"{where}.{key}")
+    if all(value is None for value in dataset["deploy"].values()):
+        faults.append(f"{where}.deploy: asks for nothing; give max_flops, min_accuracy or max_drop")
     for entry in dataset["backbones"]:
         if dataset["head_holdout"] and entry in backbones and _given(backbones[entry]) and backbones[entry]["head"] is None:
             faults.append(

@@ -22,6 +22,7 @@ TITLES = {
     "reading": "Streaming a store",
     "memory": "Memory of a streaming epoch",
     "busy": "Beside a process that keeps one core busy",
+    "latency": "A cascade's speed-up over what its FLOPs promise",
 }
 REQUIRED = {"benchmark", "rows", "repeats", "scale", "threads", "device", "processor", "versions"}
 COLUMNS = ("name", "ratio", "low", "high", "limit", "at_most", "met", "detail")

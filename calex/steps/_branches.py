@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from calex import images, plugins, recipes
+from calex import images, recipes
 from calex.branches.branch import Branches, predict_log_proba
 from calex.errors import CalexError
 from calex.features.loader import Loader
@@ -39,13 +39,6 @@ def check(settings: dict[str, Any], joint: bool) -> None:
         command, ways = ("train-branch", "one by one") if joint else ("train-branches", "all at once")
         raise CalexError(f"--settings: the recipe '{name}' trains branches {ways}; use {command}")
     recipes.check_target(name, settings["target"]["name"], "--settings: target")
-
-
-def head_for(head: dict[str, Any], store: Store) -> dict[str, Any]:
-    """A head's completed block with what it reads off the features (`FROM_FEATURES`): backbone_flops and classes."""
-    known = {"backbone_flops": store.provenance["flops"], "classes": store.layout.classes}
-    wanted = plugins.constants("heads", head["name"]).get("FROM_FEATURES", [])
-    return head | {key: known[key] for key in wanted if not head[key]}
 
 
 def write(

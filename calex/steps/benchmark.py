@@ -3,6 +3,7 @@
 `dump`: caching over a bare forward pass. `training`: an epoch from the cache over one that runs the backbone again.
 `reading`: a store that is streamed from disk over `numpy.load` and over one held in memory. `memory`: what streaming
 needs of it. `busy`: training and dumping while another process keeps one core busy, and what `compute: auto` chooses.
+`latency`: a cascade's speed-up over what its FLOPs promise.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from calex import plugins
-from calex.branches.branch import Branch, Branches, Classifier, seed_branch
+from calex.branches.branch import Branch, Branches, Classifier, head_for, seed_branch
 from calex.branches.fitting import TrainingJob
 from calex.errors import CalexError
 from calex.features.loader import Loader
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
 
     recipe, options = plugins.load("recipes", chosen["recipe"]["name"]), plugins.options_of(chosen["recipe"])
     seed_branch(args.seed, number)
-    head = _branches.head_for(chosen["head"], train)
+    head = head_for(chosen["head"], train.provenance["flops"], train.layout.classes)
     tap, classes = train.layout.taps[number], train.layout.classes
     branch = Branch(head, tap, classes, chosen["shared_core"]) if chosen["confidence"] else Classifier(head, tap, classes)
     loader = Loader(

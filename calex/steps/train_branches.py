@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 from calex import plugins
+from calex.branches.branch import built, head_for
 from calex.branches.fitting import TrainingJob
 from calex.features.loader import Loader
 from calex.simulation.cost import Costs
@@ -41,14 +42,13 @@ def run(args: argparse.Namespace) -> None:
     shapes, budget = train.layout.taps, chosen["memory_mb"] << 20
 
     recipe, options = plugins.load("recipes", chosen["recipe"]["name"]), plugins.options_of(chosen["recipe"])
-    cascade = recipe.build(
-        _branches.head_for(chosen["head"], train), shapes, train.layout.classes, chosen["shared_core"], options, args.seed
-    )
+    head = head_for(chosen["head"], train.provenance["flops"], train.layout.classes)
+    cascade = built(chosen | {"head": head}, shapes, train.layout.classes, args.seed)
     loader = Loader(
         train, range(len(shapes)), options["batch_size"], seed=1000 * args.seed, device=device, memory_budget=budget
     )
-    head = [with_confidence or alone for alone, with_confidence in (branch.flops() for branch in cascade.branches)]
-    costs = Costs(tuple(train.provenance["flops_to_tap"]), tuple(head), train.provenance["flops"])
+    paid = [with_confidence or alone for alone, with_confidence in (branch.flops() for branch in cascade.branches)]  # type: ignore[operator]
+    costs = Costs(tuple(train.provenance["flops_to_tap"]), tuple(paid), train.provenance["flops"])
     label = f"train-branches seed {args.seed}"
     recipe.train(cascade, TrainingJob(loader, chosen["target"], options, args.seed, device, label, costs=costs))
     _branches.write(cascade, range(len(shapes)), stores, args.out, device, args.threads, budget, chosen["train_log_softmax"])

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shutil
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -51,6 +52,38 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it would hide what went wrong
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its name when the block succeeds; what was there before goes.
+
+    A folder cannot be replaced in one step: a kill may leave neither, but never half of one.
+    """
+    path = Path(path)
+    partial, old = (path.with_name(f".{path.name}.{os.getpid()}.{word}") for word in ("partial", "old"))
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        for file in partial.iterdir():
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
+        if path.exists():
+            os.replace(path, old)
+        try:
+            os.replace(partial, path)
+        except OSError:
+            if old.exists():
+                os.replace(old, path)
+            raise
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise CalexError(f"{path}: cannot be written ({os.strerror(error.errno)}); make room and rerun") from None
+    finally:
+        for leftover in (partial, old):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _system_error(error: Exception) -> int | None:

@@ -13,10 +13,7 @@ from calex.workflow import plan, slurm
 # {rule: {block of the config: the keys of it that the rule's result depends on}}. A change of a key reruns the rules that list it.
 DEPENDS_ON: dict[str, dict[str, tuple[str, ...]]] = {
     "prepare_dataset": {"dataset": ("source",)},
-    "measure_taps": {
-        "backbone": ("network", "stem", "weights", "crop", "resize", "taps", "pool", "layout", "class_token"),
-        "dataset": ("input_size",),
-    },
+    "measure_taps": {"backbone": ("network", "stem", "weights", "crop", "resize", "taps", "pool"), "dataset": ("input_size",)},
     "train_backbone": {
         "backbone": (
             "network",
@@ -73,8 +70,8 @@ def _blocks(config: dict[str, Any], wildcards: Mapping[str, str]) -> dict[str, d
     backbone = config["backbones"].get(wildcards.get("backbone"), {})
     method = config["methods"].get(wildcards.get("method"), {}).get("variants", {}).get(wildcards.get("variant"), {})
     policy = dict(config["policies"].get(wildcards.get("policy"), {}))
-    # What thresholds are compared with: a policy may read another score than the method's own.
-    score = policy.pop("score", None) or method.get("score")
+    score = score_of(method, policy)
+    policy.pop("score", None)
     return {
         "dataset": config["datasets"].get(wildcards.get("dataset"), {}),
         "backbone": backbone,
@@ -86,6 +83,11 @@ def _blocks(config: dict[str, Any], wildcards: Mapping[str, str]) -> dict[str, d
         "evaluation": config["evaluation"],
         "benchmarks": config["benchmarks"] | {"benchmark": {"name": wildcards.get("question")}},
     }
+
+
+def score_of(variant: Mapping[str, Any], policy: Mapping[str, Any]) -> str | None:
+    """What thresholds are compared with: a policy may read another score than the method's own."""
+    return policy.get("score") or variant.get("score")
 
 
 def methods_that_train(config: dict[str, Any], joint: bool) -> str:
@@ -106,7 +108,8 @@ def resolved(config: dict[str, Any], dataset: str) -> dict[str, Any]:
         "name": dataset,
         "config": {
             "seeds": config["seeds"],
-            "datasets": {dataset: entry},
+            # What is exported of it is no part of what is compared.
+            "datasets": {dataset: {key: value for key, value in entry.items() if key != "deploy"}},
             "backbones": {name: config["backbones"][name] for name in entry["backbones"]},
             "features": config["features"],
             "exits": config["exits"],

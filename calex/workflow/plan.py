@@ -114,6 +114,20 @@ def exits(config: dict[str, Any], dataset: str) -> list[str]:
     ]
 
 
+def deployable(config: dict[str, Any], dataset: str, backbone: str) -> list[str]:
+    """Every file that a cascade over a backbone may be exported from, of the first seed, below the folder of all results."""
+    numbers = range(1, len(config["backbones"][backbone]["taps"]) + 1)
+    return [
+        f"{cascade.folder}/{file}"
+        for cascade in cascades(config, dataset)
+        if cascade.backbone == backbone and cascade.seed == config["seeds"][0]
+        for file in [
+            *(f"{part.format(k)}" for k in numbers for part in ("branch{}.safetensors", "exits{}.npz")),
+            *(f"{policy}.thresholds.parquet" for policy in config["methods"][cascade.method]["policies"]),
+        ]
+    ]
+
+
 def points(config: dict[str, Any], dataset: str) -> list[str]:
     """Every table of operating points that a dataset's report holds, below the folder of all results."""
     return [

@@ -1,0 +1,88 @@
+"""Is a cascade as much faster than its network as its FLOPs promise? Random weights, made-up images.
+
+What an image costs depends on where it leaves and not on what it shows: at each operating point as many images leave at each
+exit as cost so much in the mean. A ratio is the measured speed-up over the one that FLOPs predict. The cascade's BatchNorms are
+folded into its convolutions, as one would deploy it; the network is run as it is.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from calex import plugins
+from calex.backbones import build, taps
+from calex.benchmarks import Bench, Row
+from calex.branches.branch import built
+from calex.deploy import latency
+from calex.deploy.cascade import Cascade
+from calex.deploy.folder import assembled
+from calex.deploy.sweep import without_thresholds
+
+POINTS = (0.3, 0.5, 0.7)
+LIMITS = {1: 0.75, 32: 0.9, 256: 0.9}  # by batch
+# Network, stem, side of its images in pixels, classes; and for each batch how many images a round has.
+NETWORKS = {
+    ("resnet18", "cifar", 32, 10): {1: 64, 32: 256, 256: 256},
+    ("resnet50", "imagenet", 224, 1000): {1: 16, 32: 64, 256: 256},
+}
+TAPS, POOL = ("layer1", "layer2", "layer3"), 8
+
+
+def measure(bench: Bench) -> list[Row]:
+    """Each network, at each operating point and size of batch."""
+    rows: list[Row] = []
+    for (network, stem, size, classes), rounds in NETWORKS.items():
+        cascade = random_cascade(network, stem, size, classes).to(bench.device)
+        for batch, images in rounds.items():
+            inputs = made_up(bench.scaled(images), size).to(bench.device)
+            shares = [latency.shares_for(cascade.costs, point) for point in POINTS]
+            cascades = [latency.with_shares(cascade, inputs, each) for each in shares]
+            for point, each in zip(POINTS, latency.measure(cascades, inputs, batch, bench.repeats, 0.0), strict=True):
+                where = ", ".join(f"{part} {share:.0%}" for part, share in each.shares.items())
+                detail = (
+                    f"{each.speed_up:.2f} × measured, {each.predicted:.2f} × by FLOPs; {1e3 * each.cascade:.3g} ms an image, the "
+                    f"network {1e3 * each.network:.3g} ms; {where}"
+                )
+                ratio, low, high = (value / each.predicted for value in (each.speed_up, each.low, each.high))
+                name = f"speed-up over FLOPs, {network} at {size} px, {point} of the cost, batches of {batch}"
+                rows.append(Row(name, ratio, low, high, LIMITS[batch], False, detail, {"speed_up": each.speed_up}))
+    return rows
+
+
+def made_up(count: int, size: int) -> torch.Tensor:
+    """(count, 3, size, size) float32."""
+    return torch.randn((count, 3, size, size), generator=torch.Generator().manual_seed(0))
+
+
+def random_cascade(network: str, stem: str, size: int, classes: int) -> Cascade:
+    """A cascade of random weights whose values have usual sizes; its branches are prototypes' with the softmax's score."""
+    torch.manual_seed(0)
+    model = build.build(network, stem, classes)
+    settled(model, made_up(8, size))
+    measured, flops = taps.measure_taps(build.freeze(model), TAPS, size, POOL, network)
+    head = plugins.complete("heads", {"name": "prototype"}, "head")
+    recipe = plugins.complete("recipes", {"name": "branchwise"}, "recipe")
+    method = {"recipe": recipe, "head": head, "shared_core": False, "confidence": False}
+    branches = built(method, [tap.shape for tap in measured], classes, seed=0)
+    record = {
+        "network": {"name": network, "stem": stem, "sources": {}}, "classes": [str(label) for label in range(classes)],
+        "channels": 3, "transform": {"size": size, "mean": [0.5] * 3, "std": [0.25] * 3}, "picture": None,
+        "taps": [tap.name for tap in measured], "shapes": [list(tap.shape) for tap in measured], "pool": POOL,
+        "precision": "float16", "compute": "float32", "method": method, "score": "max_softmax",
+        "costs": {
+            "to_tap": [tap.flops for tap in measured], "backbone": flops,
+            "head": [branch.flops()[0] for branch in branches.branches],  # type: ignore[operator]
+        },
+        "made": {"images": {}},
+    }  # fmt: skip
+    return assembled(model, branches, without_thresholds(len(TAPS), classes), record, 0, check=False).fold()
+
+
+@torch.no_grad()
+def settled(model: nn.Module, images: torch.Tensor) -> None:
+    """Give normalisations the statistics of some images, as after training: random weights alone let values grow without end."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    model.train()(images)

@@ -1,0 +1,32 @@
+"""Files of pictures as a cascade reads them: decoded, cropped or stretched, and sized as its training images were."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calex.datasets._decoding import WHITES, any_size, decode
+from calex.errors import CalexError
+
+
+def like(shape: Sequence[int], source: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How files become images like those of a dataset, of shape (H, W, C), whose source has these options.
+
+    None where they cannot: images that are not square.
+    """
+    height, width, channels = shape
+    if height != width:
+        return None
+    return {"size": height, "fit": source.get("fit", "crop"), "grey": channels == 1, "white": source.get("white", 0.0)}
+
+
+def read(path: str | Path, picture: Mapping[str, Any] | None) -> np.ndarray:
+    """One file as (S, S, 1 or 3) uint8; a CalexError for one that is no readable picture."""
+    if picture is None:
+        raise CalexError("the images that this cascade learnt from are not square: give it pixels instead of files")
+    whites = {"integer": picture["white"], "float": picture["white"]} if picture["white"] else WHITES
+    with any_size():
+        return decode(Path(path), str(path), picture["size"], picture["fit"], picture["grey"], whites)

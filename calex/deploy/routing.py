@@ -1,0 +1,93 @@
+"""Answering a batch for real: after each stage the images that are answered are taken out, and the others go on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from calex.deploy.carrying import carry
+from calex.simulation.scores import score as score_of
+from calex.simulation.scores import summary
+
+
+class Answers(NamedTuple):
+    """What a cascade answers B images of C classes; arrays, or tensors where a cascade of torch gives them.
+
+    prediction : (B,) int64
+        The class.
+    probabilities : (B, C) float32
+        Of the exit that answered.
+    exit : (B,) int64
+        Where the image left: the branch, from 0; K is the network itself.
+    score : (B,) float32
+        Of the exit that answered: the one that is compared with thresholds, or where the network answered and has no such
+        score (`confidence`) its largest probability.
+    """
+
+    prediction: Any
+    probabilities: Any
+    exit: Any
+    score: Any
+
+
+class Runtime(Protocol):
+    """What runs the stages of a cascade: torch or onnxruntime."""
+
+    @property
+    def carried(self) -> Sequence[Sequence[str]]:
+        """What each stage is given, see `calex.deploy.carrying`."""
+        ...
+
+    def run(self, stage: int, values: Sequence[Any], before: Any) -> tuple[np.ndarray, np.ndarray | None, Sequence[Any], Any]:
+        """Compute a stage from what is carried to it.
+
+        Gives log-probabilities (n, C) float32; confidences (n,) float32 or None; what the next stage needs of the network, and
+        of the exits, (n, …) or None.
+        """
+
+    def rows(self, images: np.ndarray) -> Any:
+        """Make positions (n,) int64 an index into carried values."""
+
+
+def route(runtime: Runtime, inputs: Any, thresholds: np.ndarray, score: str) -> Answers:
+    """Answer a batch.
+
+    Parameters
+    ----------
+    runtime : Runtime
+        Of K + 1 stages.
+    inputs : (B, channels, S, S)
+        What the network reads.
+    thresholds : (K, C) float64
+        The least score at which a branch's answer of a class is taken.
+    score : str
+        Which score that is.
+    """
+    branches, classes = thresholds.shape
+    count = len(inputs)
+    answers = Answers(
+        np.zeros(count, np.int64), np.zeros((count, classes), np.float32), np.full(count, branches), np.zeros(count, np.float32)
+    )
+    images, before = np.arange(count), None
+    values: Sequence[Any] = [inputs]
+    for k in range(branches + 1):
+        if not len(images):
+            break
+        log_probabilities, confidence, values, before = runtime.run(k, values, before)
+        predicted = log_probabilities.argmax(1)
+        name = "max_softmax" if score == "confidence" and confidence is None else score
+        value = score_of(name, summary(log_probabilities, confidence), classes)
+        leaving = value >= thresholds[k, predicted] if k < branches else np.ones(len(images), bool)
+        out = images[leaving]
+        answers.prediction[out], answers.exit[out], answers.score[out] = predicted[leaving], k, value[leaving]
+        answers.probabilities[out] = np.exp(log_probabilities[leaving])
+        if leaving.all() or not leaving.any():
+            images = images[~leaving]
+            continue
+        staying = np.flatnonzero(~leaving)
+        images, rows = images[staying], runtime.rows(staying)
+        values = carry(values, runtime.carried[k + 1], rows, len(staying))
+        before = None if before is None else before[rows]
+    return answers
