@@ -230,14 +230,8 @@ def test_other_networks_give_what_a_plain_pass_gives(name):
 @pytest.mark.parametrize(
     ("name", "size", "tap", "said"),
     [
-        ("swin_t", 64, "features.1", r"taps: 'features\.1' gives \(16, 16, 96\), which has its channels last"),
-        ("swin_t", 384, "features.1", r"taps: 'features\.1' gives \(96, 96, 96\), which has its channels last"),  # square
-        (
-            "vit_b_32",
-            32,
-            "conv_proj",
-            r"network: vit_b_32 cannot read images of 32 px .*Expected 224.*; set another input_size",
-        ),
+        ("swin_t", 64, "flatten", r"taps: 'flatten' gives no feature map \(B, C, H, W\) but \(768,\)"),
+        ("vit_b_32", 32, "heads", r"taps: 'heads' gives no feature map \(B, C, H, W\) but \(10,\), nor tokens"),
         ("alexnet", 8, "features.0", "network: alexnet cannot read images of 8 px .*; set another input_size or network"),
         ("inception_v3", 32, "Mixed_5b", "network: inception_v3 cannot read images of 32 px"),
         ("googlenet", 32, "aux1", "taps: 'aux1' is never reached in a forward pass"),
@@ -245,7 +239,7 @@ def test_other_networks_give_what_a_plain_pass_gives(name):
 )
 def test_networks_that_cannot_be_tapped_so_say_it_in_a_line(name, size, tap, said):
     with pytest.raises(CalexError, match=said) as error:
-        measure_taps(build(name, "imagenet", 10), [tap], size, 8, name)
+        measure_taps(build(name, "imagenet", 10, size), [tap], size, 8, name)
     assert "\n" not in str(error.value)
 
 

@@ -294,14 +294,14 @@ def test_photos_and_published_weights_as_the_page_says(cache: Path, tmp_path: Pa
         "seeds": [0],
         "device": "cpu",
         "datasets": {"photos": {"source": {"val": 8}}},
-        "backbones": {"resnet18_imagenet": {"crop": 64, "taps": ["layer2"]}},
+        "backbones": {"resnet18_published": {"crop": 64, "taps": ["layer2"]}},
         "methods": {"calexnet": branch, "calexnet_tuned": {"policies": ["global"]}},
         "policies": {"global": {"steps": 3}},
     }
     files = [write(tmp_path / "mine.yaml", photos), write(tmp_path / "brief.yaml", brief)]
     done = run_snakemake(tmp_path, "results/pareto_photos.html", "--cores", "2", config=files)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    about = read_json(tmp_path / "results/photos/resnet18_imagenet/backbone.json")
+    about = read_json(tmp_path / "results/photos/resnet18_published/backbone.json")
     assert about["transform"]["size"] == 64 and about["transform"]["mean"] == [0.485, 0.456, 0.406]
     assert about["last_layer"]["name"] == "fc" and about["classes"] == 2
     points = pl.read_parquet(tmp_path / "results/points_photos.parquet")

@@ -27,11 +27,12 @@ def tap(name: str, side: int, flops: int) -> Tap:
         ("resnet18", "imagenet", 32, ["layer1", "layer2", "layer3"]),
         ("resnet50", "imagenet", 64, ["layer1", "layer2", "layer3"]),
         ("convnext_tiny", "imagenet", 64, ["features.1", "features.3", "features.5"]),
-        ("vit_b_32", "imagenet", 224, []),
+        ("vit_b_32", "imagenet", 64, [f"encoder.layers.encoder_layer_{k}" for k in (2, 5, 8)]),
+        ("swin_t", "imagenet", 64, ["features.3", "features.5.3", "features.5"]),
     ],
 )
 def test_stages_are_proposed(network, stem, size, expected):
-    model = build(network, stem, 10)
+    model = build(network, stem, 10, size)
     taps, flops = proposal.candidates(model, size, 8, network)
     assert [tap.name for tap in proposal.propose(taps, flops)] == expected
 

@@ -18,12 +18,17 @@ A_LEVEL_DEEPER = 0.1
 NOT_A_STAGE_END = 0.1
 
 
-def candidates(model: nn.Module, input_size: int, pool: int | None, network: str, channels: int = 3) -> tuple[list[Tap], int]:
-    """Every module that gives exactly one map (B, C, H, W) in a pass, in the order of the pass; the network's FLOPs."""
+def candidates(
+    model: nn.Module, input_size: int, pool: int | None, network: str, channels: int = 3, class_token: str = "drop"
+) -> tuple[list[Tap], int]:
+    """Every module that gives exactly one map in a pass, in the order of the pass, and the network's FLOPs.
+
+    Maps are (B, C, H, W), or what can be read as one: channels last, tokens of a square grid.
+    """
     names = [name for name, _ in model.named_modules() if name]
-    outputs, flops = trace(model, names, input_size, network, channels)
+    outputs, flops = trace(model, names, input_size, network, channels, class_token)
     times = Counter(output.name for output in outputs)
-    return [tap_of(output, pool) for output in outputs if output.fault is None and times[output.name] == 1], flops
+    return [tap_of(output, pool) for output in outputs if output.layout is not None and times[output.name] == 1], flops
 
 
 def depth(name: str) -> int:

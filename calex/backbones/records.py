@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from calex.backbones.maps import CLASS_TOKENS, KINDS, MapLayout
 from calex.system.files import read_record
 
 _TEXT, _COUNT = {"type": "string"}, {"type": "integer", "minimum": 0}
@@ -22,9 +23,15 @@ BACKBONE = _object(
     transform=_object(size=_COUNT, mean=_CHANNELS, std=_CHANNELS), augment=_object(shift=_COUNT, flip={"type": "boolean"}),
     head_holdout={"type": "number"},
 )  # fmt: skip
+_TAP = _object(name=_TEXT, flops=_COUNT, shape=_SHAPE)
+_LAYOUT = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {"kind": {"enum": [*KINDS]}, "extra": _COUNT, "class_token": {"enum": [*CLASS_TOKENS]}},
+}
 TAPS = _object(
     network=_TEXT, stem=_TEXT, input_size=_COUNT, flops=_COUNT, pool={"type": ["integer", "null"], "minimum": 1},
-    taps={"type": "array", "minItems": 1, "items": _object(name=_TEXT, flops=_COUNT, shape=_SHAPE)},
+    taps={"type": "array", "minItems": 1, "items": {**_TAP, "properties": {**_TAP["properties"], "layout": _LAYOUT}}},
 )  # fmt: skip
 
 
@@ -36,3 +43,8 @@ def read_backbone_record(weights: str | Path) -> dict[str, Any]:
 def read_taps_record(path: str | Path) -> dict[str, Any]:
     """Read a taps.json."""
     return read_record(path, TAPS, "measure-taps")
+
+
+def layouts(measured: dict[str, Any]) -> list[MapLayout]:
+    """How each tap of a taps.json is read as a map; one that does not say it is one already."""
+    return [MapLayout(**tap.get("layout", {})) for tap in measured["taps"]]

@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from calex.backbones.build import uncompiled
+from calex.backbones.maps import MAPS, MapLayout, as_map
 from calex.backbones.trace import ModuleOutput, modules_of, trace
 from calex.errors import CalexError
+from calex.system.flops import unfused
 
 
 @dataclass(frozen=True)
@@ -20,13 +22,14 @@ class Tap:
     """Where a branch reads: a module's output, averaged to at most pool×pool.
 
     shape: (C, H, W) after the pool. full_shape: before it. flops: what the backbone has spent on one image
-    when the tap's output exists.
+    when the tap's output exists. layout: how the output is read as a map.
     """
 
     name: str
     shape: tuple[int, int, int]
     full_shape: tuple[int, int, int]
     flops: int
+    layout: MapLayout = MAPS
 
 
 def pooled_shape(shape: Sequence[int], pool: int | None) -> tuple[int, int, int]:
@@ -45,7 +48,11 @@ def pooled(feature_map: torch.Tensor, pool: int | None) -> torch.Tensor:
 
 @contextmanager
 def tapping(
-    model: nn.Module, taps: Sequence[str], pool: int | None, dtype: torch.dtype | None = None
+    model: nn.Module,
+    taps: Sequence[str],
+    pool: int | None,
+    dtype: torch.dtype | None = None,
+    layouts: Sequence[MapLayout] | None = None,
 ) -> Iterator[list[torch.Tensor]]:
     """Inside the block, each forward pass leaves the pooled outputs of the taps in the yielded list, in order.
 
@@ -59,6 +66,8 @@ def tapping(
         Maps are averaged to at most pool×pool cells; None keeps them whole.
     dtype : torch.dtype, optional
         What the outputs are left in; as they are computed where it is not given.
+    layouts : sequence of MapLayout, optional
+        How each output is read as a map, as `measure_taps` found; as it is where it is not given.
 
     Yields
     ------
@@ -74,15 +83,16 @@ def tapping(
 
     def keep(position: int) -> Any:
         def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-            tap = pooled(output, pool)
+            whole = output if layouts is None else as_map(output, layouts[position])
+            tap = pooled(whole, pool)
             # The next module may work in place, and what it overwrites is the tap.
-            outputs[position] = tap.to(dtype or tap.dtype, copy=tap is output)
+            outputs[position] = tap.to(dtype or tap.dtype, copy=tap is whole)
 
         return hook
 
     handles = [module.register_forward_hook(keep(i)) for i, module in enumerate(modules_of(model, taps))]
     try:
-        with uncompiled():
+        with uncompiled(), unfused():
             yield outputs
     finally:
         for handle in handles:
@@ -90,7 +100,14 @@ def tapping(
 
 
 def measure_taps(
-    model: nn.Module, taps: Sequence[str], input_size: int, pool: int | None, network: str | None = None, channels: int = 3
+    model: nn.Module,
+    taps: Sequence[str],
+    input_size: int,
+    pool: int | None,
+    network: str | None = None,
+    channels: int = 3,
+    class_token: str = "drop",
+    layout: str | None = None,
 ) -> tuple[list[Tap], int]:
     """Measure what stands at the taps and what has been spent by then, for one image.
 
@@ -108,6 +125,8 @@ def measure_taps(
         What errors call the network; its class where it is not given.
     channels : int
         Of the images.
+    class_token, layout : str
+        See `trace`.
 
     Returns
     -------
@@ -123,7 +142,7 @@ def measure_taps(
     """
     if len(set(taps)) < len(taps):
         raise CalexError(f"taps: {', '.join(taps)} names one twice; list each once")
-    outputs, flops = trace(model, taps, input_size, network, channels)
+    outputs, flops = trace(model, taps, input_size, network, channels, class_token, layout)
     order = [output.name for output in outputs]
     for name in taps:
         times = order.count(name)
@@ -131,8 +150,12 @@ def measure_taps(
             often = "is never reached" if times == 0 else f"is reached {times} times"
             raise CalexError(f"taps: '{name}' {often} in a forward pass; tap a module that gives one map")
     for output in outputs:
-        if output.fault:
-            raise CalexError(f"taps: '{output.name}' {output.fault}; `python -m calex taps` lists what can be tapped")
+        if output.layout is None:
+            declared = f" that `layout: {layout}` could mean" if layout else ", nor tokens (B, T, D) of a square grid"
+            raise CalexError(
+                f"taps: '{output.name}' gives no feature map (B, C, H, W) but {output.shape}{declared}; "
+                "`python -m calex taps` lists what can be tapped"
+            )
     if order != list(taps):
         raise CalexError(f"taps: the network reaches them as {', '.join(order)}; list them in that order")
     return [tap_of(output, pool) for output in outputs], flops
@@ -142,4 +165,4 @@ def tap_of(output: ModuleOutput, pool: int | None) -> Tap:
     """Return what a module gave, as the tap that it would be."""
     channels, height, width = output.shape
     shape = (channels, height, width)
-    return Tap(output.name, pooled_shape(shape, pool), shape, output.flops)
+    return Tap(output.name, pooled_shape(shape, pool), shape, output.flops, output.layout or MAPS)

@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from calex.backbones import own
+from calex.backbones import maps, own
 from calex.backbones.build import uncompiled
+from calex.backbones.maps import MapLayout
 from calex.errors import CalexError, one_line, suggestion
+from calex.system.flops import counting
 
 PROBES = 8  # images that are made up to see what a network of the user's answers
 
@@ -23,12 +24,13 @@ PROBES = 8  # images that are made up to see what a network of the user's answer
 class ModuleOutput:
     """One time that a module gave its output, in a forward pass of one image.
 
-    shape: (C, H, W). fault: why that is nothing to tap, or None. flops: what the network had spent by then.
+    shape: (C, H, W), read as `layout` says; where it is no map, what the module gives, and layout is None. flops: what the
+    network had spent by then.
     """
 
     name: str
     shape: tuple[int, ...]
-    fault: str | None
+    layout: MapLayout | None
     flops: int
 
 
@@ -45,13 +47,19 @@ def modules_of(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
 
 
 def trace(
-    model: nn.Module, modules: Sequence[str], input_size: int, network: str | None = None, channels: int = 3
+    model: nn.Module,
+    modules: Sequence[str],
+    input_size: int,
+    network: str | None = None,
+    channels: int = 3,
+    class_token: str = "drop",
+    layout: str | None = None,
 ) -> tuple[list[ModuleOutput], int]:
     """Trace what modules give for one image, in the order of the pass, and what it costs.
 
-    FLOPs are counted by torch on shapes alone (the meta device): convolutions and linear layers, a multiply-add is two. Maps
-    with their channels last are recognised by a second pass, of two images of twice the size, in which channels stay as
-    many; where the network reads one size only, by not being square.
+    FLOPs are counted by torch on shapes alone (the meta device): convolutions and matrix products, a multiply-add is two. How
+    an output is read as a map is found by a second pass, of two images of twice the size, in which channels stay as many;
+    where the network reads one size only, by what is square.
 
     Parameters
     ----------
@@ -65,6 +73,10 @@ def trace(
         What errors call the network; its class where it is not given.
     channels : int
         Of the image.
+    class_token : str
+        What is made of tokens before the grid, one of `maps.CLASS_TOKENS`.
+    layout : str, optional
+        One of `maps.KINDS`, for every module; found where it is not given.
 
     Returns
     -------
@@ -83,16 +95,11 @@ def trace(
     larger = torch.empty(2, channels, 2 * input_size, 2 * input_size, device="meta")
     with suppress(Exception):  # as far as it comes
         _pass(_copy(model, "meta"), modules, larger, lambda name, shape, _: twice.update({name: shape}))
-    return [ModuleOutput(name, shape[1:], _fault(shape, twice.get(name)), spent) for name, shape, spent in once], flops
-
-
-def _fault(shape: tuple[int, ...], twice: tuple[int, ...] | None) -> str | None:
-    """Why an output of one image is no map (B, C, H, W); `twice` is its shape for two images of twice the size."""
-    if len(shape) != 4 or shape[0] != 1 or (twice is not None and (len(twice) != 4 or twice[0] != 2)):
-        return "gives no feature map (B, C, H, W)"
-    if (twice is None and shape[2] != shape[3]) or (twice is not None and twice[1] != shape[1]):
-        return f"gives {shape[1:]}, which has its channels last and not as (B, C, H, W)"
-    return None
+    outputs = []
+    for name, shape, spent in once:
+        found = maps.found(shape, twice.get(name), class_token, layout)
+        outputs.append(ModuleOutput(name, maps.map_shape(shape, found) if found else shape[1:], found, spent))
+    return outputs, flops
 
 
 def _copy(model: nn.Module, device: str, training: bool = False) -> nn.Module:
@@ -103,7 +110,6 @@ def _pass(
     model: nn.Module, modules: Sequence[str], images: torch.Tensor, on_output: Callable[[str, tuple[int, ...], int], Any]
 ) -> tuple[int, Any]:
     """FLOPs and output of a forward pass; `on_output` is called for each output of the modules: name, shape, FLOPs so far."""
-    counter = FlopCounterMode(display=False)
 
     def meter(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -111,9 +117,10 @@ def _pass(
 
         return hook
 
-    for module, name in zip(modules_of(model, modules), modules, strict=True):
-        module.register_forward_hook(meter(name))
-    with uncompiled(), counter, torch.no_grad():
+    hooked = modules_of(model, modules)
+    with uncompiled(), counting() as counter:
+        for module, name in zip(hooked, modules, strict=True):
+            module.register_forward_hook(meter(name))
         output = model(images)
     return counter.get_total_flops(), output
 

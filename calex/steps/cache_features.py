@@ -7,6 +7,7 @@ order. A dump that was stopped continues from its last complete chunk.
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import torch
 import zarr
 
 from calex import __version__, images
-from calex.backbones import build, own, taps, transform
-from calex.backbones.records import read_backbone_record, read_taps_record
+from calex.backbones import build, maps, own, taps, transform
+from calex.backbones.records import layouts, read_backbone_record, read_taps_record
 from calex.backbones.vision import torchvision
 from calex.backbones.weights import read_weights
 from calex.errors import CalexError
@@ -84,7 +85,8 @@ def run(args: argparse.Namespace) -> None:
         precision=chosen["precision"],
         codec=chosen["codec"],
     )
-    with taps.tapping(model, names, measured["pool"], getattr(torch, layout.precision)) as outputs:
+    read_as = layouts(measured)
+    with taps.tapping(model, names, measured["pool"], getattr(torch, layout.precision), read_as) as outputs:
         forward = Forward(
             model, outputs, layout.taps, layout.classes, layout.precision, about["transform"], about["augment"],
             chosen["batch_size"], "float32", device, chosen["order_seed"],
@@ -128,6 +130,7 @@ def dump(
         "stem": about["stem"],
         "taps": names,
         "pool": measured["pool"],
+        "layouts": [asdict(one) for one in layouts(measured)],
         "flops_to_tap": [tap["flops"] for tap in measured["taps"]],
         "flops": measured["flops"],
         "label_names": dataset.names.tolist(),
@@ -144,7 +147,7 @@ def dump(
     }
     views = f"{layout.views} view{'s' * (layout.views > 1)} in {compute}"
     say(f"{label}: {len(index)} images, {views}, {layout.bytes / 1e6:.1f} MB, on {devices.describe(device)}")
-    code = [sha256(Path(str(module.__file__)).read_bytes()) for module in (build, taps, forwarding, transform)]
+    code = [sha256(Path(str(module.__file__)).read_bytes()) for module in (build, maps, taps, forwarding, transform)]
     with Dump(args.out, args.split, layout, dataset.labels[index], index, provenance, code=code) as writer:
         agreement = forward.agreement(dataset.images[index[:AGREEMENT_IMAGES]])
         if agreement is not None:

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=settings_argument.parse,
         required=True,
         help='JSON: {"network": "resnet18", "stem": "cifar", "input_size": 32, "taps": ["layer1", …], "pool": 8}, and "weights", '
-        '"crop", "resize" where they decide the size',
+        '"crop", "resize", "layout", "class_token" as in config/README.md',
     )
     parser.add_argument("--out", type=Path, required=True, help="the file to write (taps.json)")
 
@@ -39,7 +39,16 @@ def run(args: argparse.Namespace) -> None:
     size = published.reading(chosen, published.entry(chosen["network"], chosen.get("weights")))["size"]
     model = build(chosen["network"], chosen["stem"], classes, size)
     channels = check_network(model, chosen["network"], size, classes)
-    taps, total = measure_taps(model, chosen["taps"], size, chosen["pool"], chosen["network"], channels)
+    taps, total = measure_taps(
+        model,
+        chosen["taps"],
+        size,
+        chosen["pool"],
+        chosen["network"],
+        channels,
+        chosen.get("class_token", "drop"),
+        chosen.get("layout"),
+    )
     write_json(
         args.out,
         {

@@ -1,8 +1,9 @@
 """List where branches can read a network, and propose three taps: a line for the config.
 
-A tap is a module that gives one feature map (B, C, H, W) in a forward pass. For each: its map, what is left of it
-after the pool, what one image takes in the cache (float16), and the share of the network's FLOPs spent by then. Three
-are proposed (*), near a quarter, a half and three quarters of the FLOPs. Needs shapes only, no weights and no data.
+A tap is a module that gives one feature map in a forward pass: (B, C, H, W), or what is read as one, maps with their
+channels last and tokens of a square grid. For each: its map, what is left of it after the pool, what one image takes in
+the cache (float16), and the share of the network's FLOPs spent by then. Three are proposed (*), near a quarter, a half and
+three quarters of the FLOPs. Needs shapes only, no weights and no data.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from calex.backbones.trace import check_network
 from calex.errors import CalexError
 
 DEPTH = 2  # of the modules listed by default
+READ_AS = {"maps": "", "channels_last": "  channels last", "tokens": "  tokens, {} before the grid"}
 SIZES = {"imagenet": 224, "cifar": 32, "small": 64}
 
 
@@ -46,10 +48,11 @@ def run(args: argparse.Namespace) -> None:
         mark = "*" if tap in proposed else " "
         print(
             f"{mark} {tap.name:<{width}}  {full:>16}  {small:>14}  {2 * math.prod(tap.shape):>11,}  {tap.flops / flops:>6.1%}"
+            + READ_AS[tap.layout.kind].format(tap.layout.extra)
         )
     if len(shown) < len(taps):
         print(f"  … and {len(taps) - len(shown)} deeper ones: --all")
     if not proposed:
-        print("\nno proposal: fewer than three maps (B, C, H, W) between 5 % and 95 % of the FLOPs")
+        print("\nno proposal: fewer than three maps between 5 % and 95 % of the FLOPs")
         return
     print(f"\ntaps: [{', '.join(tap.name for tap in proposed)}]")

@@ -13,7 +13,10 @@ from calex.workflow import plan, slurm
 # {rule: {block of the config: the keys of it that the rule's result depends on}}. A change of a key reruns the rules that list it.
 DEPENDS_ON: dict[str, dict[str, tuple[str, ...]]] = {
     "prepare_dataset": {"dataset": ("source",)},
-    "measure_taps": {"backbone": ("network", "stem", "weights", "crop", "resize", "taps", "pool"), "dataset": ("input_size",)},
+    "measure_taps": {
+        "backbone": ("network", "stem", "weights", "crop", "resize", "taps", "pool", "layout", "class_token"),
+        "dataset": ("input_size",),
+    },
     "train_backbone": {
         "backbone": (
             "network",
