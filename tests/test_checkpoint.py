@@ -79,7 +79,8 @@ def test_a_tilde_is_the_home_folder_in_every_path(tmp_path: Path, monkeypatch: p
     assert whole["datasets"]["digits"]["source"]["folder"] == f"{tmp_path}/photos"
     assert whole["benchmarks"]["folder"] == f"{tmp_path}/scratch"
     with pytest.raises(
-        CalexError, match=r"backbones\.resnet18\.checkpoint: '~nobody_here/w\.pt' begins with the home folder of an unknown user"
+        CalexError,
+        match=r"backbones\.resnet18\.checkpoint: '~nobody_here/w\.pt' begins with the home folder of an unknown user",
     ):
         checked(config_with(checkpoint="~nobody_here/w.pt"))
 

@@ -198,7 +198,10 @@ def test_a_tap_inside_a_transformer_costs_what_was_spent_by_then() -> None:
     assert total == taps[-1].flops + 2 * 32 * 5
 
 
-@pytest.mark.parametrize(("network", "billions"), [("vit_b_16", 17.564), ("swin_t", 4.491), ("convnext_tiny", 4.456)])
+@pytest.mark.parametrize(
+    ("network", "billions"),
+    [("vit_b_16", 17.564), ("swin_t", 4.491), ("maxvit_t", 5.558), ("densenet121", 2.834), ("efficientnet_b0", 0.386)],
+)
 def test_published_networks_cost_what_is_published(network: str, billions: float) -> None:
     """Multiply-adds, as torchvision's pages give them."""
     with torch.device("meta"):
