@@ -29,7 +29,7 @@ from calex.workflow.settings_argument import parse
 
 SETTINGS = json.dumps({"policy": {"name": "cpm", "steps": 3}, "score": "confidence", "correct": "label", "folds": 3})
 KEY = json.dumps({"dataset": "d", "backbone": "b", "method": "m", "variant": "default", "policy": "cpm", "seed": 0})
-EVALUATION = json.dumps({"score": "confidence", "correct": "label"})
+EVALUATION = json.dumps({"policy": {"name": "cpm", "steps": 3}, "score": "confidence", "correct": "label"})
 
 
 def refused(said: str, *arguments: str | Path) -> None:
@@ -230,7 +230,7 @@ def test_thresholds_that_are_none(exits: list[Path], tmp_path: Path) -> None:
     one_line("--out:", evaluate.run, argparse.Namespace(**asked | {"out": tmp_path / "p.parquet"}))
     one_line("--key: 'seed' is 'x'", evaluate.run, argparse.Namespace(**asked | {"key": parse(KEY.replace("0}", '"x"}'))}))
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        *("exits1.npz", "exits2.npz", "exits3.npz", "t.calibration.json", "t.parquet")
+        *("exits1.npz", "exits2.npz", "exits3.npz", "t.calibration.json", "t.learnt.npz", "t.parquet")
     ]
 
 
@@ -362,4 +362,4 @@ def test_a_folder_with_spaces_quotes_and_accents_and_no_home(exits: list[Path], 
         capture_output=True, text=True, cwd=REPOSITORY, env=os.environ | {"HOME": "/dev/null/none", "TMPDIR": "/dev/null/none"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert sorted(path.name for path in folder.iterdir()) == ["t.calibration.json", "t.parquet"]
+    assert sorted(path.name for path in folder.iterdir()) == ["t.calibration.json", "t.learnt.npz", "t.parquet"]

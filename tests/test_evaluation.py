@@ -22,6 +22,7 @@ from calex.simulation.crossfit import assign_folds
 from calex.simulation.evaluation import SCHEMA, measure
 from calex.simulation.exits import Exits, read, read_backbone_log_softmax, read_scores, read_views
 from calex.simulation.exits_file import BranchPredictions, content
+from calex.simulation.rule import Rule
 from calex.simulation.scores import scores
 from calex.steps import calibrate, evaluate
 from calex.system.files import read_npz, write_npz
@@ -154,7 +155,7 @@ def test_cross_fitting_equals_plain_loops(drawn, count, seed):
     draw = np.random.default_rng(seed)
     assigned = draw.integers(0, count, len(given_exits.labels))
     thresholds = draw.integers(0, 6, (count, 3, len(given_exits.scores), given_exits.classes)) / 5
-    found = crossfit.leave(given_exits, assigned, thresholds)
+    found = crossfit.leave(given_exits, assigned, [Rule(each) for each in thresholds])
     for i, fold in enumerate(assigned):
         np.testing.assert_array_equal(found[:, i], cascade.leave(given_exits, thresholds[fold])[:, i])
 
@@ -162,13 +163,13 @@ def test_cross_fitting_equals_plain_loops(drawn, count, seed):
 def test_an_images_own_label_never_moves_its_exit():
     many = random_exits(images=60, classes=3)
     margins, assigned = np.linspace(1, -2, 13), assign_folds(many.backbone, 5)
-    before = crossfit.leave(many, assigned, per_fold(many, assigned, margins))
+    before = crossfit.leave(many, assigned, [Rule(each) for each in per_fold(many, assigned, margins)])
     moved = 0
     for i in range(60):
         labels = many.labels.copy()
         labels[i] = (labels[i] + 1) % 3
         changed = replace(many, labels=labels)
-        after = crossfit.leave(changed, assigned, per_fold(changed, assigned, margins))
+        after = crossfit.leave(changed, assigned, [Rule(each) for each in per_fold(changed, assigned, margins)])
         np.testing.assert_array_equal(before[:, i], after[:, i])
         moved += (before != after).any()
     assert moved > 30, "labels should matter to others, else this shows nothing"
@@ -178,8 +179,8 @@ KEY = {"dataset": "d", "backbone": "b", "method": "m", "variant": "default", "po
 
 
 def run_steps(folder, paths, policy, count=5):
-    chosen = {"score": "confidence", "correct": "label", "folds": count}
-    calibrate.run(argparse.Namespace(exits=paths, settings={**chosen, "policy": policy}, out=folder / "p.thresholds.parquet"))
+    chosen = {"policy": policy, "score": "confidence", "correct": "label", "folds": count}
+    calibrate.run(argparse.Namespace(exits=paths, settings=chosen, out=folder / "p.thresholds.parquet"))
     thresholds = folder / "p.thresholds.parquet"
     out = folder / "p.points.parquet"
     evaluate.run(argparse.Namespace(exits=paths, thresholds=thresholds, settings=chosen, key=KEY, out=out))
@@ -196,7 +197,7 @@ def test_the_steps_judge_validation_crosswise_and_test_by_all_of_validation(tmp_
     margins = np.array([1, 27 / 64, 1 / 8, 1 / 64, 0, -0.25, -0.5, -0.75, -1, -1.25, -1.5, -1.75, -2])
     assigned = assign_folds(val.backbone, 5)
     expected = {
-        "val": measure(val, crossfit.leave(val, assigned, per_fold(val, assigned, margins))),
+        "val": measure(val, crossfit.leave(val, assigned, [Rule(each) for each in per_fold(val, assigned, margins)])),
         "test": measure(test, cascade.leave(test, cpm_thresholds(val, margins, min_support=2))),
     }
     assert points.columns == list(SCHEMA) and dict(points.schema) == SCHEMA
@@ -224,7 +225,7 @@ def test_thresholds_of_other_branches_are_refused(tmp_path):
     paths = write(tmp_path, {"val": [val], "test": [val]})
     policy = {"name": "cpm", "population": "all", "min_support": 2, "steps": 1}
     run_steps(tmp_path, paths, policy)
-    chosen = {"score": "confidence", "correct": "label", "folds": 5}
+    chosen = {"policy": policy, "score": "confidence", "correct": "label", "folds": 5}
     with pytest.raises(CalexError, match=r"p\.thresholds\.parquet.*rerun calibrate"):
         evaluate.run(
             argparse.Namespace(
@@ -249,11 +250,11 @@ def test_folds_are_read_and_not_made_again(tmp_path):
     assert record["fold_of_image"] == assign_folds(val.backbone, 5).tolist()
     folds = np.roll(record["fold_of_image"], 1)
     path.write_text(json.dumps(record | {"fold_of_image": folds.tolist()}))
-    chosen = {"score": "confidence", "correct": "label"}
+    chosen = {"policy": {"name": "cpm"}, "score": "confidence", "correct": "label"}
     asked = {"exits": paths, "thresholds": tmp_path / "p.thresholds.parquet", "settings": chosen, "key": KEY}
     evaluate.run(argparse.Namespace(**asked, out=tmp_path / "p.points.parquet"))
     after = pl.read_parquet(tmp_path / "p.points.parquet")
-    taken = crossfit.leave(val, folds, threshold_table.read(tmp_path / "p.thresholds.parquet", 3, 5).of_folds)
+    taken = crossfit.leave(val, folds, threshold_table.read(tmp_path / "p.thresholds.parquet", 3, 5).rules()[1])
     rows = measure(val, taken)
     assert after.filter(split="val").select(rows.columns).equals(rows) and not after.equals(before)
     for wrong in ([], folds.tolist()[1:], (folds + 1).tolist(), (folds - 1).tolist(), (folds / 2).tolist(), "0", [[0]] * 150):

@@ -14,14 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_up_exits import any_exits, exits, random_exits, write
 
+from calex import plugins
 from calex.plugins import complete, load, options_of
 from calex.simulation import cascade, crossfit
 from calex.simulation.evaluation import measure
 from calex.simulation.exits import Exits, read
+from calex.simulation.rule import calibrated, charged
 from calex.steps import calibrate, evaluate
 
 INF = math.inf
 NAMES = ("global", "budgeted")
+EVERY = [
+    name for name in plugins.names("policies") if not plugins.constants("policies", name).get("OVER", False) and name != "cpm"
+]
 shares = st.builds(Fraction, st.integers(0, 20), st.just(20))
 
 
@@ -166,23 +171,23 @@ def test_the_default_sweep_is_as_long_as_that_of_cpm_and_leaves_no_gap_in_cost(n
     assert np.abs(np.diff(cost)).max() < 0.05
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", EVERY)
 def test_cross_fitting_through_the_steps(name, tmp_path):
     val, test = random_exits(0, images=150), random_exits(1, images=130)
     paths = write(tmp_path, {"val": [val], "test": [test]})
-    chosen = {"score": "confidence", "correct": "label", "folds": 5}
+    block = {"name": name, "steps": 6}
+    chosen = {"policy": block, "score": "confidence", "correct": "label", "folds": 5}
     thresholds_file, out = tmp_path / "p.thresholds.parquet", tmp_path / "p.points.parquet"
-    calibrate.run(
-        argparse.Namespace(exits=paths, settings={**chosen, "policy": {"name": name, "steps": 10}}, out=thresholds_file)
-    )
+    calibrate.run(argparse.Namespace(exits=paths, settings=chosen, out=thresholds_file))
     key = {"dataset": "d", "backbone": "b", "method": "m", "variant": "default", "policy": "p", "seed": 1}
     evaluate.run(argparse.Namespace(exits=paths, thresholds=thresholds_file, settings=chosen, key=key, out=out))
-    policy = load("policies", name)
-    at, assigned = policy.parameters(steps=10), crossfit.assign_folds(val.backbone, 5)
-    by_fold = np.stack([policy.thresholds(val.of(assigned != f), at, "label", steps=10) for f in range(5)])
+    policy, options = load("policies", name), options_of(complete("policies", block, "policies.p"))
+    at, assigned = policy.parameters(**options), crossfit.assign_folds(val.backbone, 5)
+    val, test = (charged(policy, read(paths, split, "confidence", whole=True), options) for split in ("val", "test"))
+    rule, *by_fold = (calibrated(policy, val.of(assigned != f), at, "label", options) for f in (-1, *range(5)))
     points = pl.read_parquet(out)
     for split, rows in {
-        "val": measure(read(paths, "val", "confidence"), crossfit.leave(val, assigned, by_fold)),
-        "test": measure(read(paths, "test", "confidence"), cascade.leave(test, policy.thresholds(val, at, "label", steps=10))),
+        "val": measure(val, crossfit.leave(val, assigned, by_fold)),
+        "test": measure(test, rule.leave(test)),
     }.items():
         assert points.filter(split=split).select(rows.columns).equals(rows)

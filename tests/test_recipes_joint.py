@@ -234,5 +234,8 @@ def test_a_joint_method_beside_finished_ones_trains_once_and_disturbs_nothing(ti
     assert done.returncode == 0, done.stderr[-4000:]
     assert {path.name for path in (folder / cascade).iterdir()} == {
         *(f"{name}" for k in (1, 2, 3) for name in (f"branch{k}.safetensors", f"exits{k}.npz")),
-        *(f"cpm_full.{name}" for name in ("thresholds.parquet", "calibration.json", "points.parquet", "exits.npz")),
+        *(
+            f"cpm_full.{name}"
+            for name in ("thresholds.parquet", "calibration.json", "learnt.npz", "points.parquet", "exits.npz")
+        ),
     }

@@ -49,7 +49,7 @@ def test_every_file_of_the_contract_is_made(tiny: Path) -> None:
         *(f"{CASCADE}/weights{k}.{suffix}" for k in (2, 3) for suffix in ("npy", "json")),
         *(
             f"{CASCADE}/cpm_survivors.{name}"
-            for name in ("thresholds.parquet", "calibration.json", "points.parquet", "exits.npz")
+            for name in ("thresholds.parquet", "calibration.json", "learnt.npz", "points.parquet", "exits.npz")
         ),
         *(f"results/pareto_digits.{suffix}" for suffix in ("html", "svg", "png", "csv", "md")),
     }

@@ -47,7 +47,7 @@ def complete(config: dict[str, Any], broken: set[tuple[str, str]]) -> Faults:
     for name, method in entries("methods").items():
         config["methods"][name] = _method(f"methods.{name}", method, config, policies, faults)
     for name, policy in policies.items():
-        config["policies"][name] = _policy(f"policies.{name}", policy, faults)
+        config["policies"][name] = _policy(f"policies.{name}", policy, policies, faults)
     return faults
 
 
@@ -127,7 +127,7 @@ def _method(
         with own.gather():
             _known(variant["correct"], ("label", "backbone"), f"{where}.correct")
         if len(own) == before:
-            scores = {name: policies[name]["score"] for name in method["policies"] if name in policies}
+            scores = {name: score_of(policies, name) for name in method["policies"] if name in policies}
             _recipe(where, variant, scores, own)
             # Read by nobody, a confidence output is not trained.
             variant["confidence"] = "confidence" in {
@@ -153,7 +153,12 @@ def _recipe(where: str, variant: dict[str, Any], policies: Mapping[str, str | No
         recipes.check_weighting(recipe, variant["weighting"]["name"], f"{where}.weighting")
 
 
-def _policy(where: str, policy: dict[str, Any], faults: Faults) -> dict[str, Any]:
+def score_of(policies: Mapping[str, Any], name: str) -> str | None:
+    """Return the score that a policy reads in place of the method's: its own, or that of the policy over which it decides."""
+    return policies[name]["score"] or policies.get(policies[name].get("path"), {}).get("score")
+
+
+def _policy(where: str, policy: dict[str, Any], policies: Mapping[str, Any], faults: Faults) -> dict[str, Any]:
     score = policy["score"]
     options = {key: value for key, value in policy.items() if key != "score"}  # any policy has it: no plugin's option
     with faults.gather():
@@ -161,4 +166,15 @@ def _policy(where: str, policy: dict[str, Any], faults: Faults) -> dict[str, Any
             _known(score, SCORES, f"{where}.score")
     with faults.gather():
         options = plugins.complete("policies", options, where)
+        if _decides_over_another(options["name"]):
+            plain = [
+                name
+                for name, each in policies.items()
+                if plugins.exists("policies", each["name"]) and not _decides_over_another(each["name"])
+            ]
+            _known(options["path"], plain, f"{where}.path")
     return {"score": score, **options}
+
+
+def _decides_over_another(policy: str) -> bool:
+    return bool(plugins.constants("policies", policy).get("OVER", False))

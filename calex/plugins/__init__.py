@@ -60,6 +60,14 @@ def source(kind: str, name: str, where: str | None = None) -> Path:
     return located(kind, name, where).file
 
 
+def exists(kind: str, name: str) -> bool:
+    """Whether there is a plugin of this name."""
+    try:
+        return source(kind, name).is_file()
+    except CalexError:
+        return False
+
+
 def constants(kind: str, name: str) -> dict[str, Any]:
     """Return the literal assignments of a plugin's module, without running it."""
     return modules.constants(source(kind, name))

@@ -8,7 +8,7 @@ plugin, and again when it is loaded.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from calex.branches.fitting import TrainingJob
     from calex.images import Images
     from calex.simulation.exits import Exits
+    from calex.simulation.rule import Rule
 
 
 class DatasetSource(Protocol):
@@ -67,15 +68,42 @@ class SequentialWeighting(Protocol):
 
 
 class Policy(Protocol):
-    """From exits of validation images to thresholds, for a sweep of operating points."""
+    """From exits of validation images to thresholds, for a sweep of operating points.
+
+    A policy may make a score of its own out of all exits so far, by three functions more:
+
+    - `scores(so_far, learnt, **options)` gives what thresholds are compared with, (k, N), or (P, k, N) for a score of each
+      point, from the `SoFar` of the first k exits. Row j may depend on exits up to j alone: that is how a cascade runs.
+    - `learn(exits, parameters, correct, **options)` gives what the scores depend on: {name: (P, …) float}, or (1, …) where
+      it is the same for all points. Without it nothing is learnt.
+    - `flops(branches, classes, **options)` gives what the score costs at each branch, (K,), if it is not next to nothing.
+
+    `LOG_SOFTMAX = True`: its scores read the whole log-softmax of each exit. `diagnosis(exits, **options)` gives what it knows
+    about whether these images are enough to choose thresholds from: numbers by name, and warnings, one line each.
+    """
 
     def parameters(self, **options: Any) -> dict[str, np.ndarray]:
-        """Return what is swept over P operating points, cheapest first: {name: (P,) float64}."""
+        """Return what is swept over P operating points, cheapest first: {name: (P,)}."""
 
     def thresholds(self, exits: Exits, parameters: dict[str, np.ndarray], correct: str, **options: Any) -> np.ndarray:
         """(P, K, C) float64: an image leaves at branch k if its score there is at least that of the class it answers.
 
-        −∞ lets every image go, +∞ none.
+        −∞ lets every image go, +∞ none. The scores of `exits` are those that the policy makes.
+        """
+
+
+class PolicyOver(Protocol):
+    """A policy that decides over the operating points of another, which its option `path` names (`OVER = True`)."""
+
+    def parameters(self, **options: Any) -> dict[str, np.ndarray]:
+        """Return what is swept over P operating points, cheapest first: {name: (P,)}."""
+
+    def choose(
+        self, exits: Exits, path: Callable[[Exits], Rule], parameters: dict[str, np.ndarray], **options: Any
+    ) -> tuple[Rule, dict[str, Any], list[str]]:
+        """Return the rule of P points, and what is known about it: numbers by name, and warnings, one line each.
+
+        path: calibrates the other policy on some of the exits.
         """
 
 
@@ -117,7 +145,7 @@ CONTRACTS: dict[str, tuple[type, str | None, type]] = {
     "heads": (Head, None, Head),
     "targets": (Target, None, Target),
     "weightings": (Weighting, "SEQUENTIAL", SequentialWeighting),
-    "policies": (Policy, None, Policy),
+    "policies": (Policy, "OVER", PolicyOver),
     "recipes": (Recipe, "JOINT", JointRecipe),
     "benchmarks": (Benchmark, None, Benchmark),
 }
@@ -153,6 +181,8 @@ CONSTANTS = {
     "TARGETS": list | tuple | set,
     "JOINT": bool,
     "SEQUENTIAL": bool,
+    "OVER": bool,
+    "LOG_SOFTMAX": bool,
 }
 
 

@@ -43,7 +43,7 @@ def leave(exits: Exits, thresholds: np.ndarray) -> np.ndarray:
     branches, images = exits.predictions.shape
     taken = np.full((len(thresholds), images), branches, np.uint8)
     for k in reversed(range(branches)):
-        ready = exits.scores[k] >= thresholds[:, k, exits.predictions[k]]
+        ready = exits.scores[..., k, :] >= thresholds[:, k, exits.predictions[k]]
         taken[ready] = k
     return taken
 

@@ -1,11 +1,13 @@
-"""Cross-fitting: validation images leave by thresholds that were calibrated without them."""
+"""Cross-fitting: validation images leave by rules that were calibrated without them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from calex.simulation import cascade
 from calex.simulation.exits import Exits
+from calex.simulation.rule import Rule
 
 
 def assign_folds(predictions: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
@@ -33,8 +35,8 @@ def assign_folds(predictions: np.ndarray, count: int, seed: int = 0) -> np.ndarr
     return folds
 
 
-def leave(exits: Exits, folds: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Find the exit of each image under the thresholds that were calibrated without its own fold.
+def leave(exits: Exits, folds: np.ndarray, rules: Sequence[Rule]) -> np.ndarray:
+    """Find the exit of each image under the rule that was calibrated without its own fold.
 
     Parameters
     ----------
@@ -42,16 +44,16 @@ def leave(exits: Exits, folds: np.ndarray, thresholds: np.ndarray) -> np.ndarray
         K branches over N validation images.
     folds : (N,) int64
         The fold of each image.
-    thresholds : (F, P, K, C) float64
-        Those of fold f come from the images outside it.
+    rules : F rules
+        That of fold f comes from the images outside it.
 
     Returns
     -------
     (P, N) uint8
         As `calex.simulation.cascade.leave` gives it.
     """
-    taken = np.empty((thresholds.shape[1], len(folds)), np.uint8)
-    for fold in range(len(thresholds)):
+    taken = np.empty((len(rules[0].thresholds), len(folds)), np.uint8)
+    for fold, rule in enumerate(rules):
         inside = np.flatnonzero(folds == fold)
-        taken[:, inside] = cascade.leave(exits.of(inside), thresholds[fold])
+        taken[:, inside] = rule.leave(exits.of(inside))
     return taken

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,18 @@ from calex.simulation.cost import Costs
 from calex.simulation.scores import PART, SCORES, Summary
 from calex.simulation.scores import score as compute_score
 from calex.system.files import npz_names
+
+
+class SoFar(NamedTuple):
+    """What the first k exits gave for N images, from which a policy may decide at the k-th.
+
+    predictions: (k, N) int64. scores: (k, N) float32, the method's. log_probabilities: (k, N, C) float16 or float32, the
+    whole log-softmax, for policies that read it (`LOG_SOFTMAX = True`), else None.
+    """
+
+    predictions: np.ndarray
+    scores: np.ndarray
+    log_probabilities: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,11 @@ class Exits:
     classes: int
     costs: Costs
     log_probabilities: np.ndarray | None = None
+
+    @property
+    def so_far(self) -> SoFar:
+        """What all branches gave."""
+        return SoFar(self.predictions, self.scores, self.log_probabilities)
 
     def of(self, images: np.ndarray) -> Exits:
         """Select some of the images, by a mask (N,) or positions (n,)."""

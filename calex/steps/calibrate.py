@@ -3,6 +3,8 @@
 A record beside it, {policy}.calibration.json, says which fold each image is in, and whether these images were enough to
 choose from: how many of the operating points are distinct, and what the policy itself knows.
 
+What a policy learnt besides, for scores of its own, is in {policy}.learnt.npz.
+
 Besides the thresholds from all of validation (fold −1, for test images) there is a set for each fold, made
 without it: with these, validation images are judged by thresholds that never saw them.
 """
@@ -11,18 +13,21 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from calex import plugins
 from calex.errors import CalexError
-from calex.simulation import cascade, crossfit, exits, threshold_table
+from calex.simulation import crossfit, exits, threshold_table
+from calex.simulation.rule import Rule, calibrated, charged
 from calex.system.files import write_json
 from calex.system.progress import say, warn
 from calex.workflow import settings_argument
 
 # Operating points: fewer distinct ones than this share of them, or than this number, are few to choose from.
 FEW_SHARE, FEW = 0.1, 5
+
+NOT_SAID = ("warnings", "certificates")  # of the record, in the log's one line
 
 LOWER = "the policy's `steps`, or evaluation.folds"  # where there is not enough memory
 
@@ -41,48 +46,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    chosen = settings_argument.completed(args.settings, policy="policies")
-    validation = exits.read(args.exits, "val", chosen["score"])
+    chosen = settings_argument.with_policy(args.settings)
+    policy, options = chosen.load_policy("policy")
+    scorer, scorer_options = chosen.load_scorer()
+    over = scorer is not policy
+    whole = getattr(scorer, "LOG_SOFTMAX", False)
+    validation = charged(scorer, exits.read(args.exits, "val", chosen["score"], whole), scorer_options)
     count, size = chosen["folds"], len(validation.labels)
     if not isinstance(count, int) or not 2 <= count <= size:
         raise CalexError(
             f"evaluation.folds: {count!r} folds of {size} validation images; set it to 2 or more, up to {size}, or hold out more"
         )
-    policy, options = plugins.load("policies", chosen["policy"]["name"]), plugins.options_of(chosen["policy"])
     parameters = policy.parameters(**options)
     folds = crossfit.assign_folds(validation.backbone, count)
 
-    def calibrated(images: exits.Exits) -> np.ndarray:
-        return policy.thresholds(images, parameters, chosen["correct"], **options)
+    def path(images: exits.Exits) -> Rule:
+        return calibrated(scorer, images, scorer.parameters(**scorer_options), chosen["correct"], scorer_options)
 
-    of_all = calibrated(validation)
-    of_folds = np.stack([calibrated(validation.of(folds != fold)) for fold in range(count)])
-    distinct, warnings = distinct_points(validation, of_all, getattr(policy, "REMEDY", ""))
-    numbers, more = policy.diagnosis(validation, **options) if hasattr(policy, "diagnosis") else ({}, [])
+    def rule(images: exits.Exits) -> tuple[Rule, dict[str, Any], list[str]]:
+        """A calibrated rule, with what the policy knows about it: numbers and warnings."""
+        if over:
+            return policy.choose(images, path, parameters, **options)
+        numbers, warnings = policy.diagnosis(images, **options) if hasattr(policy, "diagnosis") else ({}, [])
+        return calibrated(policy, images, parameters, chosen["correct"], options), numbers, warnings
+
+    of_all, numbers, warnings = rule(validation)
+    of_folds = [rule(validation.of(folds != fold))[0] for fold in range(count)]
+    taken = of_all.leave(validation)
+    distinct, few = (len(taken), []) if over else distinct_points(taken, getattr(policy, "REMEDY", ""))
     record = {
         "images": size,
         "classes": validation.classes,
         "branches": len(validation.predictions),
-        "operating_points": len(of_all),
+        "operating_points": len(taken),
         "distinct_operating_points": distinct,
         **numbers,
-        "warnings": warnings + more,
+        "warnings": few + warnings,
     }
-    threshold_table.write(
-        args.out, threshold_table.Thresholds(of_all, of_folds, threshold_table.parameters_as_json(parameters))
-    )
-    path = threshold_table.record_beside(args.out)
-    write_json(path, record | {"fold_of_image": folds.tolist()})
-    label = f"calibrate {path.name.removesuffix('.calibration.json')}"
-    say(f"{label}: " + ", ".join(f"{name} {value}" for name, value in record.items() if name != "warnings"))
+    threshold_table.write(args.out, threshold_table.Thresholds.of(of_all, of_folds, parameters))
+    beside = threshold_table.record_beside(args.out)
+    write_json(beside, record | {"fold_of_image": folds.tolist()})
+    label = f"calibrate {beside.name.removesuffix('.calibration.json')}"
+    say(f"{label}: " + ", ".join(f"{name} {value}" for name, value in record.items() if name not in NOT_SAID))
     for warning in record["warnings"]:
         warn(f"{label}: {warning}")
 
 
-def distinct_points(validation: exits.Exits, of_all: np.ndarray, remedy: str) -> tuple[int, list[str]]:
-    """Count the operating points, thresholds (P, K, C), that let validation images leave differently; warn if these are few."""
-    points, images = len(of_all), len(validation.labels)
-    distinct = len({taken.tobytes() for taken in cascade.leave(validation, of_all)})
+def distinct_points(taken: np.ndarray, remedy: str) -> tuple[int, list[str]]:
+    """Count the operating points that let validation images leave differently, by (P, N) uint8 exits; warn if these are few."""
+    points, images = taken.shape
+    distinct = len({exits.tobytes() for exits in taken})
     if distinct >= min(points, max(FEW, FEW_SHARE * points)):
         return distinct, []
     return distinct, [

@@ -15,6 +15,7 @@ import polars as pl
 from calex.errors import CalexError
 from calex.simulation import cascade, crossfit, evaluation, exits, threshold_table
 from calex.simulation.points import SCHEMA
+from calex.simulation.rule import charged
 from calex.system.files import read_json, remedy, replacing, write_npz
 from calex.system.progress import say
 from calex.workflow import settings_argument
@@ -30,7 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--thresholds", type=Path, help="{policy}.thresholds.parquet, its record beside it; without it the oracle is evaluated"
     )
-    parser.add_argument("--settings", type=settings_argument.parse, required=True, help='JSON: {"score", "correct"}')
+    parser.add_argument(
+        "--settings",
+        type=settings_argument.parse,
+        required=True,
+        help='JSON: {"policy": {"name": "cpm", …}, "score", "correct"}; the oracle needs no policy',
+    )
     parser.add_argument(
         "--key",
         type=settings_argument.parse,
@@ -57,19 +63,21 @@ def run(args: argparse.Namespace) -> None:
     for name, value in key.items():
         if not isinstance(value, int if SCHEMA[name] == pl.Int64 else str):
             raise CalexError(f"--key: '{name}' is {value!r}, which is no {SCHEMA[name]}")
-    splits = {split: exits.read(args.exits, split, chosen["score"]) for split in ("val", "test")}
-    validation, test = splits["val"], splits["test"]
     if args.thresholds is None:
+        splits = {split: exits.read(args.exits, split, chosen["score"]) for split in ("val", "test")}
         taken = {split: cascade.oracle(each, chosen["correct"]) for split, each in splits.items()}
         parameters = ["{}"]
     else:
-        calibrated = threshold_table.read(args.thresholds, len(validation.predictions), validation.classes)
-        record = threshold_table.record_beside(args.thresholds)
-        folds = read_folds(record, len(validation.labels), len(calibrated.of_folds))
-        taken = {
-            "val": crossfit.leave(validation, folds, calibrated.of_folds),
-            "test": cascade.leave(test, calibrated.of_all),
+        policy, options = settings_argument.with_policy(chosen).load_scorer()
+        whole = getattr(policy, "LOG_SOFTMAX", False)
+        splits = {
+            split: charged(policy, exits.read(args.exits, split, chosen["score"], whole), options) for split in ("val", "test")
         }
+        validation = splits["val"]
+        calibrated = threshold_table.read(args.thresholds, len(validation.predictions), validation.classes)
+        rule, of_folds = calibrated.rules(policy, options)
+        folds = read_folds(threshold_table.record_beside(args.thresholds), len(validation.labels), len(of_folds))
+        taken = {"val": crossfit.leave(validation, folds, of_folds), "test": rule.leave(splits["test"])}
         parameters = calibrated.parameters
     rows = [
         evaluation.measure(splits[split], taken[split]).with_columns(

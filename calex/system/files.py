@@ -126,6 +126,7 @@ MAKERS = {
     "weights*.json": "weigh-survivors",
     "*.thresholds.parquet": "calibrate",
     "*.calibration.json": "calibrate",
+    "*.learnt.npz": "calibrate",
     "*.points.parquet": "evaluate",
     "*.exits.npz": "evaluate",
     "exits*.npz": "train-branch",

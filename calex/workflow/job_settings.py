@@ -45,8 +45,14 @@ DEPENDS_ON: dict[str, dict[str, tuple[str, ...]]] = {
         "exits": ("train_log_softmax",),
     },
     "weigh_survivors": {"method": ("weighting", "score", "correct")},
-    "calibrate": {"policy": ("policy", "score"), "method": ("correct",), "evaluation": ("folds",)},
-    "evaluate": {"policy": ("score",), "method": ("correct",)},
+    "calibrate": {
+        "policy": ("policy",),
+        "path": ("path",),
+        "score": ("score",),
+        "method": ("correct",),
+        "evaluation": ("folds",),
+    },
+    "evaluate": {"policy": ("policy",), "path": ("path",), "score": ("score",), "method": ("correct",)},
     "benchmark": {"benchmarks": ("benchmark", "repeats", "scale")},
 }
 
@@ -73,14 +79,19 @@ def _blocks(config: dict[str, Any], wildcards: Mapping[str, str]) -> dict[str, d
     backbone = config["backbones"].get(wildcards.get("backbone"), {})
     method = config["methods"].get(wildcards.get("method"), {}).get("variants", {}).get(wildcards.get("variant"), {})
     policy = dict(config["policies"].get(wildcards.get("policy"), {}))
-    score = score_of(method, policy)
-    policy.pop("score", None)
+    # The policy over whose operating points this one decides.
+    path = dict(config["policies"].get(policy.get("path"), {}))
+    score = score_of(method, policy, path)
+    for block in (policy, path):
+        block.pop("score", None)
     return {
         "dataset": config["datasets"].get(wildcards.get("dataset"), {}),
         "backbone": backbone,
         "given": backbone if backbone.get("checkpoint") or backbone.get("weights") else None,
         "method": method,
-        "policy": {"policy": policy, "score": score},
+        "policy": {"policy": policy} if policy else None,
+        "path": {"path": path} if path else None,
+        "score": {"score": score},
         "features": config["features"],
         "exits": config["exits"],
         "evaluation": config["evaluation"],
@@ -88,9 +99,9 @@ def _blocks(config: dict[str, Any], wildcards: Mapping[str, str]) -> dict[str, d
     }
 
 
-def score_of(variant: Mapping[str, Any], policy: Mapping[str, Any]) -> str | None:
-    """What thresholds are compared with: a policy may read another score than the method's own."""
-    return policy.get("score") or variant.get("score")
+def score_of(variant: Mapping[str, Any], policy: Mapping[str, Any], path: Mapping[str, Any] | None = None) -> str | None:
+    """What thresholds are compared with: a policy, or the one over which it decides, may read another score than the method's."""
+    return policy.get("score") or (path or {}).get("score") or variant.get("score")
 
 
 def methods_that_train(config: dict[str, Any], joint: bool) -> str:
@@ -107,6 +118,7 @@ def resolved(config: dict[str, Any], dataset: str) -> dict[str, Any]:
     """What a dataset's report says was run: its own part of the config."""
     entry = config["datasets"][dataset]
     policies = {policy for method in entry["methods"] for policy in config["methods"][method]["policies"]}
+    policies |= {path for policy in policies if (path := config["policies"][policy].get("path"))}
     return {
         "name": dataset,
         "config": {

@@ -18,6 +18,25 @@ class Settings(dict[str, Any]):
         raise CalexError(f"--settings: the key '{key}' is missing; config/README.md explains each key")
 
 
+class PolicySettings(Settings):
+    """Settings whose blocks of policies are complete: `policy`, and `path`, over whose operating points it may decide."""
+
+    def load_policy(self, key: str) -> tuple[Any, dict[str, Any]]:
+        """Import a policy and return it with its options."""
+        return plugins.load("policies", self[key]["name"]), plugins.options_of(self[key])
+
+    def load_scorer(self) -> tuple[Any, dict[str, Any]]:
+        """Import the policy whose scores are compared with thresholds, and return it with its options."""
+        return self.load_policy("path" if "path" in self else "policy")
+
+
+def with_policy(settings: Settings) -> PolicySettings:
+    """Return the settings with the options of their policies filled in."""
+    chosen = completed(settings, policy="policies")
+    over = plugins.constants("policies", chosen["policy"]["name"]).get("OVER", False)
+    return PolicySettings(completed(chosen, path="policies") if over else chosen)
+
+
 def parse(text: str) -> Settings:
     """Return the object that JSON text holds: the type of an argument of a command line."""
     try:

@@ -22,6 +22,7 @@ KINDS = {
     "target": "targets",
     "weighting": "weightings",
     "policy": "policies",
+    "path": "policies",
     "benchmark": "benchmarks",
 }
 

@@ -7,6 +7,7 @@ rule calibrate:
     output:
         thresholds=f"results/{CASCADE}/{{policy}}.thresholds.parquet",
         record=f"results/{CASCADE}/{{policy}}.calibration.json",
+        learnt=f"results/{CASCADE}/{{policy}}.learnt.npz",
     log:
         f"logs/{CASCADE}/{{policy}}.thresholds.log",
     benchmark:
@@ -35,6 +36,7 @@ rule evaluate:
         thresholds=branch(lambda w: w.policy == "oracle", then=[], otherwise=f"results/{CASCADE}/{{policy}}.thresholds.parquet"),
         # Beside the thresholds: which fold each validation image was in.
         record=branch(lambda w: w.policy == "oracle", then=[], otherwise=f"results/{CASCADE}/{{policy}}.calibration.json"),
+        learnt=branch(lambda w: w.policy == "oracle", then=[], otherwise=f"results/{CASCADE}/{{policy}}.learnt.npz"),
     output:
         points=f"results/{CASCADE}/{{policy}}.points.parquet",
         exits=f"results/{CASCADE}/{{policy}}.exits.npz",
