@@ -35,6 +35,7 @@ COMMANDS = (
     "taps",
     "inspect",
     "verify",
+    "certify",
     "benchmark",
     "report-benchmarks",
     "sizes",

@@ -214,7 +214,9 @@ def test_without_thresholds_the_oracle_is_evaluated(tmp_path):
     chosen = {"score": "confidence", "correct": "label", "folds": 5}
     out = tmp_path / "oracle.points.parquet"
     evaluate.run(argparse.Namespace(exits=paths, thresholds=None, settings=chosen, key=KEY, out=out))
-    points = pl.read_parquet(out)
+    everything = pl.read_parquet(out)
+    assert set(everything["policy"]) == {"p", "clairvoyant"} and everything.filter(policy="clairvoyant").height == 2 * 41
+    points = everything.filter(policy="p")
     assert points["parameters"].to_list() == ["{}", "{}"] and points["split"].to_list() == ["val", "test"]
     assert points["n"].to_list() == [50, 40]
     np.testing.assert_array_equal(np.load(tmp_path / "oracle.exits.npz")["exit"], cascade.oracle(test))

@@ -75,12 +75,12 @@ def test_every_method_has_points_of_every_policy(matrix: Path) -> None:
         points = pl.read_parquet(matrix / f"results/points_{dataset}.parquet")
         assert points.schema == pl.Schema(MARKED) and points.null_count().sum_horizontal().item() == 0
         found = set(points.select("method", "policy", "split").unique().iter_rows())
-        policies = {name: [*method["policies"], "oracle"] for name, method in SHIPPED["methods"].items()} | {
+        policies = {name: [*method["policies"], "oracle", "clairvoyant"] for name, method in SHIPPED["methods"].items()} | {
             "backbone": ["none"]
         }
         assert found == {(name, policy, split) for name in policies for policy in policies[name] for split in ("val", "test")}
         # Whatever the policy, its points differ and at the last nobody leaves.
-        swept = points.filter(~pl.col("policy").is_in(["none", "oracle"]) & (pl.col("split") == "test"))
+        swept = points.filter(~pl.col("policy").is_in(["none", "oracle", "clairvoyant"]) & (pl.col("split") == "test"))
         for (method, policy), rows in swept.group_by("method", "policy"):
             stays = rows["exit_share"].list.last()
             assert stays.min() < stays.max() == 1, (dataset, method, policy)

@@ -108,7 +108,7 @@ def test_a_head_a_recipe_and_a_policy_are_a_file_and_a_line_each(tiny: Path, tmp
     points = pl.read_parquet(own / "results/points_digits.parquet")
     new = points.filter(pl.col("method") == "supervised")
     assert points.filter(pl.col("method") != "supervised").drop("on_front").equals(before.drop("on_front"))
-    assert set(new["policy"]) == {"equal_shares", "oracle"} and set(new["split"]) == {"val", "test"}
+    assert set(new["policy"]) == {"equal_shares", "oracle", "clairvoyant"} and set(new["split"]) == {"val", "test"}
     swept = new.filter((pl.col("policy") == "equal_shares") & (pl.col("split") == "val")).sort("point")
     shares = [yaml.safe_load(parameters)["share"] for parameters in swept["parameters"]]
     assert shares == [1 - step / 5 for step in range(6)]

@@ -238,7 +238,7 @@ def test_points_follow_the_schema_and_span_the_whole_range(tiny: Path) -> None:
     key = ["dataset", "backbone", "method", "variant", "policy", "seed", "point", "split"]
     assert points.select(key).is_duplicated().sum() == 0
     assert points.null_count().sum_horizontal().item() == 0
-    assert set(points["policy"]) == {"none", "oracle", "cpm_survivors", "cpm_full"}
+    assert set(points["policy"]) == {"none", "oracle", "clairvoyant", "cpm_survivors", "cpm_full"}
     swept = points.filter(pl.col("policy").str.starts_with("cpm"))
     for _, rows in swept.group_by("method", "split"):
         assert rows["flops_fraction"].min() < 0.5

@@ -16,7 +16,7 @@ from calex.workflow import plan
 METHOD = {"recipe": "recipes", "head": "heads", "target": "targets", "weighting": "weightings"}
 
 # Names that mean something else in tables and file names.
-RESERVED = {"methods": {"backbone", "cascade", "features"}, "policies": {"oracle", "none"}}
+RESERVED = {"methods": {"backbone", "cascade", "features"}, "policies": {"oracle", "clairvoyant", "none"}}
 
 
 def complete(config: dict[str, Any], broken: set[tuple[str, str]]) -> Faults:

@@ -99,11 +99,11 @@ class PolicyOver(Protocol):
         """Return what is swept over P operating points, cheapest first: {name: (P,)}."""
 
     def choose(
-        self, exits: Exits, path: Callable[[Exits], Rule], parameters: dict[str, np.ndarray], **options: Any
+        self, exits: Exits, calibrate: Callable[[Exits], Rule], parameters: dict[str, np.ndarray], **options: Any
     ) -> tuple[Rule, dict[str, Any], list[str]]:
         """Return the rule of P points, and what is known about it: numbers by name, and warnings, one line each.
 
-        path: calibrates the other policy on some of the exits.
+        calibrate: calibrates the other policy on some of the exits.
         """
 
 

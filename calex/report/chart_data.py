@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
@@ -13,6 +13,11 @@ from calex.report.formatting import percent
 
 # A browser draws a few thousand marks at ease. Curves and front points share this many rows.
 MAX_ROWS = 4500
+
+
+CURVES = {"curve": pl.String, "method": pl.String, "policy": pl.String, "budget": pl.Float64} | dict.fromkeys(
+    ("mean", "low", "high"), pl.Float64
+)
 
 
 def mean_curves(points: pl.DataFrame, styles: pl.DataFrame, max_rows: int = MAX_ROWS // 2) -> pl.DataFrame:
@@ -91,6 +96,17 @@ def best_oracles(points: pl.DataFrame, styles: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def ceilings(points: pl.DataFrame, styles: pl.DataFrame, max_rows: int = MAX_ROWS // 10) -> pl.DataFrame:
+    """The clairvoyant's curve of each method, as `mean_curves` gives it: what no policy over its branches exceeds."""
+    rows = points.filter((pl.col("policy") == "clairvoyant") & pl.col("method").is_in(styles["method"].to_list()))
+    if not len(rows):
+        return pl.DataFrame(schema=CURVES)
+    names = styles.unique("method", keep="first", maintain_order=True).with_columns(policy=pl.lit("clairvoyant"))
+    first = styles.unique("method", keep="first", maintain_order=True).select("method", shown="policy")
+    curves = mean_curves(rows, names, max_rows).join(first, on="method", maintain_order="left")
+    return curves.with_columns(policy="shown").drop("shown")
+
+
 def close_range(curves: pl.DataFrame, included: list[float]) -> tuple[float, float]:
     """Choose the accuracies worth a close look: from where the curves are at the least budget of the tables, up to the best.
 
@@ -112,12 +128,16 @@ def close_range(curves: pl.DataFrame, included: list[float]) -> tuple[float, flo
 
 @dataclass(frozen=True)
 class ChartData:
-    """What a chart draws of one backbone: curves, front points, oracles, the backbone alone; and the limits of its axes."""
+    """What a chart draws of one backbone: curves, front points, oracles, the backbone alone; and the limits of its axes.
+
+    ceilings: the clairvoyants' curves, which do not set the limits.
+    """
 
     curves: pl.DataFrame
     front: pl.DataFrame
     oracles: pl.DataFrame
     backbone: pl.DataFrame
+    ceilings: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=CURVES))
 
     @property
     def costs(self) -> list[float]:
@@ -147,12 +167,13 @@ class ChartData:
 def chart_data(points: pl.DataFrame, styles: pl.DataFrame) -> ChartData:
     """Gather what is to be drawn of one backbone's points, in at most `MAX_ROWS` rows of curves and front points."""
     methods = deployable(points)
-    curves = mean_curves(methods, styles)
+    curves, bounds = mean_curves(methods, styles), ceilings(points, styles)
     backbone = points.filter((pl.col("method") == "backbone") & (pl.col("split") == "test"))
     label = pl.Series([f"backbone alone {percent(accuracy, 1)}" for accuracy in backbone["accuracy"]], dtype=pl.String)
     return ChartData(
         curves=curves,
-        front=front_points(methods, styles, MAX_ROWS - len(curves)),
+        front=front_points(methods, styles, MAX_ROWS - len(curves) - len(bounds)),
         oracles=best_oracles(points, styles),
         backbone=backbone.select("accuracy", "flops_fraction", label=label),
+        ceilings=bounds,
     )

@@ -61,7 +61,7 @@ def check(points: pl.DataFrame, source: str) -> None:
         raise CalexError(f"{source}: a report is about one dataset, this table has {datasets}; filter it by `dataset`")
     if not len(deployable(points)):
         raise CalexError(
-            f"{source}: no operating points besides those of the backbone and the oracles; evaluate at least one method"
+            f"{source}: no operating points besides those of the backbone and of bounds; evaluate at least one method"
         )
     if points.select(*POINT, "split").is_duplicated().any():
         row = points.filter(points.select(*POINT, "split").is_duplicated()).row(0, named=True)

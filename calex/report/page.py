@@ -10,6 +10,7 @@ import yaml
 
 from calex.comparison.pareto import BUDGETS, deployable
 from calex.report import wording
+from calex.report.calibrations import promise_rows, score_table
 from calex.report.chart import chart
 from calex.report.formatting import interval
 from calex.report.styles import DASHES, exit_colours, highlighted
@@ -48,6 +49,9 @@ def shown(section: Section, run: dict[str, Any]) -> dict[str, Any]:
         "headline": wording.headline(section.band, section.backbone_accuracy),
         "spec": spec([chart(section.points, section.styles)], background="transparent"),
         "has_oracle": bool((section.points["policy"] == "oracle").any()),
+        "has_ceiling": bool((section.points["policy"] == "clairvoyant").any()),
+        "scores": score_table([row for row in run.get("scores", []) if row["backbone"] == section.backbone], section.points),
+        "promises": promise_rows([row for row in run.get("promises", []) if row["backbone"] == section.backbone]),
         "highlighted": highlighted(methods, section.styles),
         "longest": max(map(len, section.styles["method"])),
         "rows": section.rows,

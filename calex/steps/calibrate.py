@@ -12,13 +12,14 @@ without it: with these, validation images are judged by thresholds that never sa
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from calex.errors import CalexError
-from calex.simulation import crossfit, exits, threshold_table
+from calex.simulation import ceiling, crossfit, exits, threshold_table
 from calex.simulation.rule import Rule, calibrated, charged
 from calex.system.files import write_json
 from calex.system.progress import say, warn
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     }
     threshold_table.write(args.out, threshold_table.Thresholds.of(of_all, of_folds, parameters))
     beside = threshold_table.record_beside(args.out)
-    write_json(beside, record | {"fold_of_image": folds.tolist()})
+    write_json(beside, record | {"auroc": score_quality(args.exits, validation, chosen), "fold_of_image": folds.tolist()})
     label = f"calibrate {beside.name.removesuffix('.calibration.json')}"
     say(f"{label}: " + ", ".join(f"{name} {value}" for name, value in record.items() if name not in NOT_SAID))
     for warning in record["warnings"]:
@@ -102,3 +103,12 @@ def distinct_points(taken: np.ndarray, remedy: str) -> tuple[int, list[str]]:
         f"only {distinct} of {points} operating points differ on the {images} validation images: there is little to choose from; "
         + ", ".join(filter(None, ["hold out more validation images", remedy]))
     ]
+
+
+def score_quality(paths: Sequence[Path], validation: exits.Exits, chosen: dict[str, Any]) -> dict[str, list[float | None]]:
+    """Measure how well each score that the branches have tells right from wrong answers: its AUROC at each branch, by name."""
+    right = validation.predictions == validation.truth(chosen["correct"])
+    return {
+        name: [ceiling.auroc(*branch) for branch in zip(values, right, strict=True)]
+        for name, values in exits.read_scores(paths, "val").items()
+    }

@@ -1,19 +1,21 @@
 """Run the cascade at every operating point: {policy}.points.parquet, and the exit of each image: {policy}.exits.npz.
 
 Thresholds from all validation images are applied to test images, those from the other folds to validation images.
-Without thresholds the oracle is evaluated: each image leaves at the earliest branch that is right.
+Without thresholds two bounds are evaluated: policy `oracle`, with which each image leaves at the earliest branch that is right,
+and in further rows policy `clairvoyant`, which knows all outputs of an image but not its label.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
 from calex.errors import CalexError
-from calex.simulation import cascade, crossfit, evaluation, exits, threshold_table
+from calex.simulation import cascade, ceiling, crossfit, evaluation, exits, threshold_table
 from calex.simulation.points import SCHEMA
 from calex.simulation.rule import charged
 from calex.system.files import read_json, remedy, replacing, write_npz
@@ -21,6 +23,8 @@ from calex.system.progress import say
 from calex.workflow import settings_argument
 
 POINTS = ".points.parquet"
+SPLITS = ("val", "test")
+CLAIRVOYANT_FOLDS = 5
 KEY = ("dataset", "backbone", "method", "variant", "policy", "seed")
 
 LOWER = "the policy's `steps`"  # where there is not enough memory
@@ -64,33 +68,54 @@ def run(args: argparse.Namespace) -> None:
         if not isinstance(value, int if SCHEMA[name] == pl.Int64 else str):
             raise CalexError(f"--key: '{name}' is {value!r}, which is no {SCHEMA[name]}")
     if args.thresholds is None:
-        splits = {split: exits.read(args.exits, split, chosen["score"]) for split in ("val", "test")}
+        splits = {split: exits.read(args.exits, split, chosen["score"]) for split in SPLITS}
         taken = {split: cascade.oracle(each, chosen["correct"]) for split, each in splits.items()}
-        parameters = ["{}"]
+        seeing = clairvoyant(args.exits, splits, chosen["correct"])
+        prices = threshold_table.parameters_as_json({"price": ceiling.PRICES})
+        points = pl.concat([table(splits, taken, ["{}"], key), table(splits, seeing, prices, key | {"policy": "clairvoyant"})])
     else:
         policy, options = settings_argument.with_policy(chosen).load_scorer()
         whole = getattr(policy, "LOG_SOFTMAX", False)
-        splits = {
-            split: charged(policy, exits.read(args.exits, split, chosen["score"], whole), options) for split in ("val", "test")
-        }
+        splits = {split: charged(policy, exits.read(args.exits, split, chosen["score"], whole), options) for split in SPLITS}
         validation = splits["val"]
         calibrated = threshold_table.read(args.thresholds, len(validation.predictions), validation.classes)
         rule, of_folds = calibrated.rules(policy, options)
         folds = read_folds(threshold_table.record_beside(args.thresholds), len(validation.labels), len(of_folds))
         taken = {"val": crossfit.leave(validation, folds, of_folds), "test": rule.leave(splits["test"])}
-        parameters = calibrated.parameters
+        points = table(splits, taken, calibrated.parameters, key)
+    with replacing(args.out) as partial:
+        points.write_parquet(partial)
+    write_npz(args.out.with_name(args.out.name.removesuffix(POINTS) + ".exits.npz"), {"exit": taken["test"]})
+    cost = points.filter(split="test", policy=key["policy"])["flops_fraction"].to_numpy()
+    who = f"{key['method']} {key['policy']} seed {key['seed']}"
+    say(f"evaluate {who}: {len(cost)} points, cost {cost.min():.3f} to {cost.max():.3f} of the backbone on test")
+
+
+def table(
+    splits: dict[str, exits.Exits], taken: dict[str, np.ndarray], parameters: list[str], key: dict[str, str | int]
+) -> pl.DataFrame:
+    """Measure each operating point over each split: one row a point and split, `points.SCHEMA`."""
     rows = [
         evaluation.measure(splits[split], taken[split]).with_columns(
             *(pl.lit(value, SCHEMA[name]).alias(name) for name, value in key.items()),
             parameters=pl.Series(parameters),
             split=pl.lit(split),
         )
-        for split in ("val", "test")
+        for split in SPLITS
     ]
-    points = pl.concat(rows).select(*SCHEMA)
-    with replacing(args.out) as partial:
-        points.write_parquet(partial)
-    write_npz(args.out.with_name(args.out.name.removesuffix(POINTS) + ".exits.npz"), {"exit": taken["test"]})
-    cost = points.filter(pl.col("split") == "test")["flops_fraction"].to_numpy()
-    who = f"{key['method']} {key['policy']} seed {key['seed']}"
-    say(f"evaluate {who}: {len(parameters)} points, cost {cost.min():.3f} to {cost.max():.3f} of the backbone on test")
+    return pl.concat(rows).select(*SCHEMA)
+
+
+def clairvoyant(paths: Sequence[Path], splits: dict[str, exits.Exits], correct: str) -> dict[str, np.ndarray]:
+    """Find where the clairvoyant lets each image leave, (P, N) uint8 by split: fitted on validation images, there by folds."""
+    known, right = {}, {}
+    for split, each in splits.items():
+        whole = [*exits.read_log_softmax(paths, split), exits.read_backbone_log_softmax(paths[0], split)]
+        answers = np.vstack([each.predictions, each.backbone])
+        known[split], right[split] = ceiling.features(np.stack(whole), answers), answers == each.truth(correct)
+    x, y, folds = known["val"], right["val"], crossfit.assign_folds(splits["val"].backbone, CLAIRVOYANT_FOLDS)
+    eta = {"val": np.empty(y.shape), "test": ceiling.chance_of_right((x, y), known["test"])}
+    for fold in np.unique(folds):
+        inside = folds == fold
+        eta["val"][:, inside] = ceiling.chance_of_right((x[:, ~inside], y[:, ~inside]), x[:, inside])
+    return {split: ceiling.clairvoyant(eta[split], splits[split].costs) for split in SPLITS}

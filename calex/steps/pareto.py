@@ -15,7 +15,7 @@ import polars as pl
 from calex.comparison import pareto
 from calex.simulation.exits import read_predictions
 from calex.simulation.points import SCHEMA
-from calex.steps import _description
+from calex.steps import _calibrations, _description
 from calex.system.files import read_json, read_parquet, replacing, write_json
 from calex.system.progress import say
 from calex.workflow import plan, settings_argument
@@ -80,10 +80,12 @@ def run(args: argparse.Namespace) -> None:
     folders = [args.results / name / backbone for backbone in backbones]
     cascades = [args.results / cascade.folder for cascade in plan.cascades(config, name)]
     warnings = _description.warnings(args.results, config, name)
+    calibrations = _calibrations.records(args.results, config, name)
     write_json(
         args.run,
         _description.description(args.settings, folders, cascades, args.command, balanced)
-        | {"warnings": warnings, "audit": _description.audit(args.results, name)},
+        | {"warnings": warnings, "audit": _description.audit(args.results, name)}
+        | {"scores": _calibrations.score_quality(calibrations), "promises": _calibrations.promises(calibrations, points)},
     )
     say(
         f"pareto {name}: {len(points)} rows, {points['on_front'].sum()} on a front; {len(warnings)} warnings of the steps before"
