@@ -116,6 +116,8 @@ def test_scores_are_averaged_over_cascades_and_counted_once_a_cascade():
     ]
     (method,) = score_table(rows, operating_points(TWO))["methods"]
     assert [cell["best"] for cell in method["cells"]] == [False, True] and method["room"] is None
+    shown = build(operating_points(TWO), {"scores": [*rows, rows[0] | {"method": "reference", "auroc": [0.5, None]}]}).html
+    assert "<b>0.800 0.900</b>" in shown and "0.600 0.800" in shown and "0.500 –" in shown and "no whole area" in shown
 
 
 def test_promises_stand_beside_what_test_images_say():

@@ -8,7 +8,7 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from made_up_exits import any_exits, exits, log_softmax, random_exits
 
@@ -254,3 +254,60 @@ def test_its_points_hold_those_of_the_policies_that_it_starts_from():
     mine, others = rule_of("stopping", val, steps=8), [rule_of(name, val, steps=24) for name in ("global", "budgeted")]
     kept = {each.tobytes() for each in mine.thresholds}
     assert all(each.tobytes() in kept for other in others for each in other.thresholds)
+
+
+# Decisions learnt from all scores and answers so far.
+
+
+@given(any_exits(images=(2, 12)), prices)
+def test_gains_are_regressed_backwards_on_what_was_realised(given_exits, price):
+    """By plain loops: one least squares a branch, with the ridge as rows of its own."""
+    policy = plugins.load("policies", "stopping_features")
+    at = {"sweep": np.array(["price"]), "at": np.array([price])}
+    learnt = policy.learn(given_exits, at, "label", ridge=3.0)
+    branches, images = given_exits.scores.shape
+    cost = given_exits.costs.by_exit() / given_exits.costs.backbone
+    answers = np.vstack([given_exits.predictions, given_exits.backbone])
+    reward = [
+        [(1 - price) * (answers[k, i] == given_exits.labels[i]) - price * cost[k] for i in range(images)]
+        for k in range(branches + 1)
+    ]
+    worth = list(reward[branches])
+    for k in reversed(range(branches)):
+        rows = []
+        for i in range(images):
+            so_far = [float(given_exits.scores[j, i]) for j in range(k + 1)]
+            agree = [float(answers[j, i] == answers[k, i]) for j in range(k)]
+            rows.append(
+                [1.0, *so_far, so_far[-1] ** 2, *agree, *(float(answers[k, i] == c) for c in range(given_exits.classes))]
+            )
+        dense = len(rows[0]) - given_exits.classes
+        ridge = np.diag(np.sqrt(np.append(np.full(dense, 1e-6), np.full(given_exits.classes, 3.0))))
+        gain = [reward[k][i] - worth[i] for i in range(images)]
+        w = np.linalg.lstsq(np.vstack([rows, ridge]), np.append(gain, np.zeros(len(ridge))), rcond=None)[0]
+        fitted = np.array(rows) @ w
+        np.testing.assert_allclose(np.array(rows) @ learnt[f"branch{k + 1}"][0], fitted, atol=1e-4)
+        assume(np.abs(fitted).min() > 1e-3)  # else rounding decides
+        worth = [reward[k][i] if fitted[i] >= 0 else worth[i] for i in range(images)]
+
+
+def test_it_learns_for_which_classes_a_branch_is_right():
+    """One branch, whose score says nothing: it is right for one class and wrong for the other."""
+    draw = np.random.default_rng(0)
+    said = draw.integers(0, 2, 400)
+    labels = np.where(said == 0, 0, draw.integers(0, 2, 400))
+    one = exits([said.tolist()], [draw.random(400).round(2).tolist()], labels.tolist(), labels.tolist(), 2)
+    rule = rule_of("stopping_features", one)
+    taken = rule.leave(one)
+    as_should_be = np.where(said == 0, 0, 1)
+    assert any((each == as_should_be).all() for each in taken)
+    plain = rule_of("stopping", one).leave(one)
+    assert not any((each == as_should_be).all() for each in plain)
+
+
+def test_its_scores_are_paid_for():
+    policy = plugins.load("policies", "stopping_features")
+    val = random_exits(0, images=50)
+    paid = charged(policy, val, {}).costs
+    assert [b - a for a, b in zip(val.costs.head, paid.head, strict=True)] == [2 * 3 + 1, 2 * 5 + 1, 2 * 7 + 1]
+    assert paid.to_tap == val.costs.to_tap and paid.backbone == val.costs.backbone

@@ -30,13 +30,18 @@ CHEAP, DEAR = 1e-3, 10.0  # the ends of the prices of a whole backbone, in right
 GAIN = 1e-12  # a smaller gain in the mean reward is a rounding
 
 
+def prices(steps: int) -> np.ndarray:
+    """Spread steps + 1 prices from 1 to 0, even in their logarithm between the ends: (steps + 1,) float64."""
+    price = np.geomspace(DEAR, CHEAP, steps - 1)
+    return np.concatenate([[1.0], price / (1 + price), [0.0]]).round(9)
+
+
 def parameters(steps: int, **_: Any) -> dict[str, np.ndarray]:
     """Sweep prices from 1 to 0, then the points of the policies `global` and `budgeted`: {"sweep", "at": (P,)}."""
-    price = np.geomspace(DEAR, CHEAP, steps - 1)
-    prices = np.concatenate([[1.0], price / (1 + price), [0.0]])
+    of_prices = prices(steps)
     by_quantile, by_share = quantiles(3 * steps)["quantile"], budgeted.parameters(3 * steps)["deeper"]
-    names = ["price"] * len(prices) + ["quantile"] * len(by_quantile) + ["deeper"] * len(by_share)
-    return {"sweep": np.array(names), "at": np.concatenate([prices, by_quantile, by_share]).round(9)}
+    names = ["price"] * len(of_prices) + ["quantile"] * len(by_quantile) + ["deeper"] * len(by_share)
+    return {"sweep": np.array(names), "at": np.concatenate([of_prices, by_quantile, by_share])}
 
 
 def thresholds(exits: Exits, parameters: dict[str, np.ndarray], correct: str, **_: Any) -> np.ndarray:

@@ -21,7 +21,7 @@ def score_table(rows: list[dict[str, Any]], points: pl.DataFrame) -> dict[str, A
     methods = []
     for method in dict.fromkeys(row["method"] for row in rows):
         means = {name: _mean(by_place[method, name]) for name in names if (method, name) in by_place}
-        cells = [{"values": by_place.get((method, name)), "best": means.get(name) == max(means.values())} for name in names]
+        cells = [{"by_branch": by_place.get((method, name)), "best": means.get(name) == max(means.values())} for name in names]
         methods.append({"method": method, "cells": cells, "room": left.get(method)})
     return {"scores": names, "methods": methods}
 
