@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from made_up_exits import any_exits, exits, log_softmax, random_exits
 
 from calex import plugins
-from calex.policies import budgeted, stopping
+from calex.policies import _eenet, budgeted, eenet, stopping
 from calex.policies._pooled import at_quantiles
 from calex.simulation import cascade
 from calex.simulation.evaluation import measure
@@ -311,3 +311,94 @@ def test_its_scores_are_paid_for():
     paid = charged(policy, val, {}).costs
     assert [b - a for a, b in zip(val.costs.head, paid.head, strict=True)] == [2 * 3 + 1, 2 * 5 + 1, 2 * 7 + 1]
     assert paid.to_tap == val.costs.to_tap and paid.backbone == val.costs.backbone
+
+
+# EENet.
+
+
+def eenet_batch(seed: int) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    draw = np.random.default_rng(seed)
+    own = [draw.random((7, 5)) for _ in range(3)]
+    parameters = _eenet.initial(2, [5, 6, 7], hidden=4)
+    parameters = {name: value + 0.02 * draw.normal(size=value.shape) for name, value in parameters.items()}
+    return own, draw.random((3, 7)) < 0.5, np.array([0.2, 0.5, 0.8, 1.0]), np.array([0.4, 0.7]), parameters
+
+
+def eenet_by_loops(own, right, cost, budget, parameters, p, frozen=None):
+    """The loss of one budget. frozen: (B, K) weights of the scores' loss, which training does not look through."""
+    branches, images = right.shape
+    q, pi = np.zeros((images, branches)), np.zeros((images, branches + 1))
+    for i in range(images):
+        raw = []
+        for k in range(branches):
+            x = np.concatenate([own[k][i], q[i, :k]])
+            hidden = np.maximum(x @ parameters[f"first{k}"][p] + parameters[f"first_bias{k}"][p], 0)
+            raw.append(hidden @ parameters[f"second{k}"][p] + parameters["bias"][p, k])
+            q[i, k] = min(max(x @ parameters[f"score{k}"][p], 0), 1)
+        raw = np.exp([*raw, parameters["bias"][p, -1]])
+        pi[i] = raw / raw.sum()
+    safe = np.clip(q, 0.01, 0.99)
+    weight = pi[:, :branches] / pi[:, :branches].sum(axis=0) if frozen is None else frozen
+    cross = sum(
+        -weight[i, k] * math.log(safe[i, k] if right[k, i] else 1 - safe[i, k]) for i in range(images) for k in range(branches)
+    )
+    everyone = np.column_stack([safe, np.ones(images)])
+    normal = everyone / everyone.sum(axis=1, keepdims=True)
+    divergence = (normal * np.log(normal / pi)).sum(axis=1).mean()
+    return cross + 1e-3 * divergence + 1e-2 * abs((pi @ cost).mean() - budget) / budget, weight
+
+
+def test_the_loss_and_its_gradient_are_the_papers():
+    own, right, cost, budgets, parameters = eenet_batch(0)
+    losses, gradient = _eenet.loss_and_gradient(parameters, own, right, cost, budgets)
+    assert all(((q > 0.01) & (q < 0.99)).all() for q in _eenet.scores(parameters, own)), "nothing is clipped"
+    for p in range(2):
+        expected, weight = eenet_by_loops(own, right, cost, budgets[p], parameters, p)
+        assert losses.total[p] == pytest.approx(expected)
+        for name, value in parameters.items():
+            for place in [(p, *each) for each in np.ndindex(value.shape[1:])][::3]:
+                moved = []
+                for step in (1e-6, -1e-6):
+                    changed = {**parameters, name: value.copy()}
+                    changed[name][place] += step
+                    moved.append(eenet_by_loops(own, right, cost, budgets[p], changed, p, weight)[0])
+                assert gradient[name][place] == pytest.approx((moved[0] - moved[1]) / 2e-6, abs=2e-5)
+
+
+def test_a_score_that_is_clipped_comes_back_but_goes_no_further():
+    own, right, cost, budgets, parameters = eenet_batch(1)
+    for k in range(3):
+        parameters[f"score{k}"][:] = 9.0  # all scores are 1
+    _, of_wrong = _eenet.loss_and_gradient(parameters, own, np.zeros_like(right), cost, budgets)
+    _, of_right = _eenet.loss_and_gradient(parameters, own, np.ones_like(right), cost, budgets)
+    assert (of_wrong["score2"][:, :5] > 0).all(), "wrong answers draw them down"
+    assert (of_right["score2"][:, :5] == 0).all()
+
+
+def test_the_assignment_comes_near_the_budget_and_thresholds_keep_to_its_shares():
+    val = whole(random_exits(0, images=600, classes=4, levels=400))
+    policy = plugins.load("policies", "eenet")
+    own, cost = eenet.own_inputs(val.so_far), val.costs.by_exit() / 100
+    budgets = np.array([0.3, 0.5, 0.8])
+    trained = _eenet.train(own, val.predictions == val.labels, cost, budgets, 8, 60, 128, 0.01, 0.01)
+    shares, _ = _eenet.assignments(trained, own, _eenet.scores(trained, own))
+    assert np.abs(shares.mean(axis=1) @ cost - budgets).max() < 0.03
+    q = np.random.default_rng(0).random((3, 2000))
+    for share in ([0.25, 0.25, 0.25, 0.25], [0.0, 0.5, 0.0, 0.5], [1.0, 0.0, 0.0, 0.0]):
+        taken = cascade.leave(
+            replace(val, scores=q, predictions=np.zeros((3, 2000), int)),
+            np.repeat(eenet.cut_shares(q, np.array(share))[None, :, None], 4, 2),
+        )
+        np.testing.assert_allclose(np.bincount(taken[0], minlength=4) / 2000, share, atol=0.001)
+    assert policy.flops(3, 4).tolist() == [12, 14, 16]
+
+
+def test_those_who_fit_and_those_who_cut_are_other_images():
+    fit, cut = eenet.halves(11)
+    assert sorted([*fit, *cut]) == list(range(11)) and len(fit) == 5
+    val = whole(random_exits(0, images=80, classes=3))
+    changed = replace(val, labels=val.labels.copy())
+    changed.labels[eenet.halves(80)[1]] = (changed.labels[eenet.halves(80)[1]] + 1) % 3
+    learnt = [rule_of("eenet", each, steps=3, epochs=3).learnt for each in (val, changed)]
+    for name in learnt[0]:
+        np.testing.assert_array_equal(learnt[0][name], learnt[1][name])

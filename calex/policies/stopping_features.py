@@ -24,6 +24,7 @@ from calex.simulation.exits import Exits, SoFar
 OPTIONS = {"steps": 40, "ridge": 10.0}
 RANGES = {"steps": "[2, inf)", "ridge": "(0, inf)"}
 
+DIGITS = 9  # of scores: sums of products in another order, for fewer images, differ in their last bits
 REMEDY = "or choose the policy `stopping`, which fits one number per branch"
 
 
@@ -56,7 +57,7 @@ def learn(exits: Exits, parameters: dict[str, np.ndarray], correct: str, ridge: 
         weight = np.append(np.full(dense.shape[1], 1e-6), np.full(exits.classes, ridge))
         gain = going_on[:, k] - worth
         fitted = np.linalg.solve(inputs.T @ inputs + np.diag(weight), inputs.T @ gain.T).T
-        leaves = inputs @ fitted.T >= 0
+        leaves = (inputs @ fitted.T).round(DIGITS) >= 0
         worth = np.where(leaves.T, going_on[:, k], worth)
         own = np.zeros((len(is_price), inputs.shape[1]))
         own[:, k + 1] = 1.0  # the branch's score stands after the 1
@@ -71,7 +72,7 @@ def scores(so_far: SoFar, learnt: Mapping[str, np.ndarray], **_: Any) -> np.ndar
     for k, predictions in enumerate(so_far.predictions):
         dense, weights = dense_features(so_far, k), learnt[f"branch{k + 1}"]
         found.append(weights[:, : dense.shape[1]] @ dense.T + weights[:, dense.shape[1] :][:, predictions])
-    return np.stack(found, axis=1)
+    return np.stack(found, axis=1).round(DIGITS)
 
 
 def thresholds(exits: Exits, parameters: dict[str, np.ndarray], correct: str, **_: Any) -> np.ndarray:
