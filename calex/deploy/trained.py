@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from calex import __version__
+from calex import __version__, plugins
 from calex.backbones import build, own
 from calex.backbones.records import read_backbone_record, read_taps_record
 from calex.backbones.weights import read_weights
@@ -47,7 +47,13 @@ def cascade_of(results: Path, config: dict[str, Any], points: pl.DataFrame, chos
     about, measured = read_backbone_record(backbone / "backbone.safetensors"), read_taps_record(backbone / "taps.json")
     manifest = read_json(backbone / "features" / "val.json", "layout.precision", "provenance.compute", "provenance.label_names")
     method = config["methods"][run.method]["variants"][run.variant]
-    score = job_settings.score_of(method, config["policies"][chosen["policy"]])
+    policy = config["policies"][chosen["policy"]]
+    if chosen["policy"] not in runnable(config["policies"]):
+        raise CalexError(
+            f"--policy: '{chosen['policy']}' compares a score of its own with its thresholds, which a cascade by itself does not "
+            f"compute; choose another one, known: {', '.join(runnable(config['policies']))}"
+        )
+    score = job_settings.score_of(method, policy, config["policies"].get(policy.get("path")))
     assert score is not None
     files = [folder / f"exits{k}.npz" for k in range(1, len(measured["taps"]) + 1)]
     validation = exits.read(files, "val", score)
@@ -89,6 +95,15 @@ def cascade_of(results: Path, config: dict[str, Any], points: pl.DataFrame, chos
     for k, branch in enumerate(branches.branches, 1):
         _read_branch(branch, folder / f"branch{k}.safetensors")
     return assembled(network, branches, sweep, record, chosen["point"])
+
+
+def runnable(policies: dict[str, Any]) -> list[str]:
+    """Name the policies whose thresholds are compared with a score of the method, which a cascade computes."""
+
+    def plugin(policy: dict[str, Any]) -> str:
+        return policies[policy["path"]]["name"] if policy.get("path") in policies else policy["name"]
+
+    return [name for name, policy in policies.items() if not plugins.defines("policies", plugin(policy), "scores")]
 
 
 def sweep_of(points: pl.DataFrame, chosen: dict[str, Any], thresholds: threshold_table.Thresholds) -> Sweep:
