@@ -85,7 +85,8 @@ FAMILIES = {
 
 @pytest.mark.parametrize("network", FAMILIES)
 def test_the_last_layer_is_found_by_what_it_gives(network: str) -> None:
-    assert last_layer.find(build(network, "imagenet", 7), network, (3, 32, 32)) == FAMILIES[network]
+    found = last_layer.find(build(network, "imagenet", 7), network, (3, 32, 32))
+    assert (found.name, found.auxiliary) == (FAMILIES[network], [])
 
 
 def small_transformer() -> nn.Module:
@@ -95,7 +96,13 @@ def small_transformer() -> nn.Module:
 
 
 def test_a_transformers_last_layer_is_found_although_it_gives_zeros_at_first() -> None:
-    assert last_layer.find(small_transformer(), "vit", (3, 32, 32)) == "heads.head"
+    found = last_layer.find(small_transformer(), "vit", (3, 32, 32))
+    assert (found.name, found.auxiliary) == ("heads.head", [])
+
+
+def test_heads_that_only_training_asks_are_no_last_layer() -> None:
+    found = last_layer.find(build("googlenet", "imagenet", 7), "googlenet", (3, 64, 64))
+    assert (found.name, found.auxiliary) == ("fc", ["aux1.fc2", "aux2.fc2"])
 
 
 class Squared(nn.Module):
@@ -115,7 +122,7 @@ def ends_in(*modules: nn.Module) -> nn.Module:
 
 def test_networks_of_ones_own_end_as_they_like() -> None:
     def found(network: nn.Module, declared: str | None = None) -> str:
-        return last_layer.find(network, "own:net", (3, 4, 4), declared)
+        return last_layer.find(network, "own:net", (3, 4, 4), declared).name
 
     assert found(ends_in(nn.Linear(48, 5), nn.ReLU(), nn.Linear(5, 5))) == "3"
     assert found(ends_in(nn.Linear(48, 5), nn.LogSoftmax(1))) == "1"
@@ -148,6 +155,19 @@ def net(classes):
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, classes)
     )
+
+class WithAuxiliary(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.body = net(classes)
+        self.auxiliary = nn.Linear(8, classes)
+
+    def forward(self, images):
+        logits = self.body(images)
+        return (logits, self.auxiliary(self.body[0](images).mean((2, 3)))) if self.training else logits
+
+def with_auxiliary(classes):
+    return WithAuxiliary(classes)
 
 def ends_otherwise(classes):
     return nn.Sequential(nn.Conv2d(3, classes, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -210,6 +230,14 @@ def test_weights_of_other_classes_get_a_new_last_layer(place: Path, capsys: pyte
         index = dataset.indices(split)
         answers = training.predictions(model, dataset.images[index], about["transform"], torch.device("cpu"))
         assert (answers == dataset.labels[index]).mean() == pytest.approx(about["accuracy"][split], abs=1e-9)
+
+
+def test_auxiliary_heads_of_other_classes_are_left_out(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(build("probed_net:with_auxiliary", "imagenet", 1000).state_dict(), "wide.pt")
+    done = bring(capsys, network="probed_net:with_auxiliary")
+    assert done.code == 0, done.words
+    assert read_json("out/backbone.json")["last_layer"]["name"] == "body.5"
+    assert load_file("out/backbone.safetensors")["auxiliary.weight"].shape == (CLASSES, 8)
 
 
 def test_images_that_are_kept_for_the_branches_train_no_last_layer(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

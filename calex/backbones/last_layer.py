@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,8 +13,16 @@ from calex.backbones.build import uncompiled
 from calex.errors import CalexError, one_line, suggestion
 
 
-def find(model: nn.Module, network: str, shape: tuple[int, int, int], declared: str | None = None) -> str:
-    """Return the name of the last linear layer: the one whose outputs are the network's logits.
+@dataclass(frozen=True)
+class LastLayer:
+    """Names of linear layers. name: the one whose outputs are the logits. auxiliary: those of as many outputs that only training asks."""
+
+    name: str
+    auxiliary: list[str]
+
+
+def find(model: nn.Module, network: str, shape: tuple[int, int, int], declared: str | None = None) -> LastLayer:
+    """Find the last linear layer: the one whose outputs are the network's logits.
 
     Parameters
     ----------
@@ -57,7 +66,9 @@ def find(model: nn.Module, network: str, shape: tuple[int, int, int], declared: 
         )
     if f"{name}.weight" not in dict(model.named_parameters()):
         raise CalexError(f"head: the weights of '{name}' of {network} are computed from others (a parametrisation); remove it")
-    return name
+    # Of attention the projection is no layer that is called, and its kind is another.
+    unasked = [one for one, layer in linear.items() if one not in given and type(layer) is nn.Linear]
+    return LastLayer(name, [one for one in unasked if linear[one].out_features == logits.shape[1]])
 
 
 def _outputs(

@@ -214,10 +214,10 @@ def take_with_probe(
     """Take weights but those of the last layer, and train that on the images `learned`, (n,) int64 positions."""
     chosen, classes = args.settings, len(dataset.names)
     shape = (len(scale["mean"]), scale["size"], scale["size"])
-    name = last_layer.find(model, chosen["network"], shape, chosen.get("last_layer"))
-    layer = model.get_submodule(name)
+    found = last_layer.find(model, chosen["network"], shape, chosen.get("last_layer"))
+    name, layer = found.name, model.get_submodule(found.name)
     assert isinstance(layer, torch.nn.Linear)
-    replaced = [f"{name}.{tensor}" for tensor in layer.state_dict()]
+    replaced = [f"{one}.{tensor}" for one in (name, *found.auxiliary) for tensor in model.get_submodule(one).state_dict()]
     given = given_weights.load(model, args.checkpoint, entry, chosen, scale, dataset.images.shape[1:3], replaced)
     say(f"{label}: a new {name} of {classes} outputs is trained on {len(learned)} images, on {devices.describe(device)}")
     features = probe.penultimate(model, layer, dataset.images, scale, device, label)
