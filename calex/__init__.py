@@ -1,6 +1,7 @@
 """Early exits for frozen image classifiers: features once, then branches, thresholds and honest curves.
 
-`load` opens a finished cascade (`Cascade`), which answers pictures; `load_onnx` one that needs no torch.
+`attach` gives a network of your own early exits; `load` opens a finished cascade (`Cascade`), which answers pictures,
+and `load_onnx` one that needs no torch.
 
 While it is trained and compared, a cascade is a set of files, one for each branch, that say what the branch predicts for every
 image (`Exits`). From there on everything is arrays, and nothing imports torch:
@@ -30,6 +31,7 @@ _DEFINED = {
     "CalexError": ("calex.errors", "CalexError"),
     "Costs": ("calex.simulation.cost", "Costs"),
     "Exits": ("calex.simulation.exits", "Exits"),
+    "attach": ("calex.deploy.attach", "attach"),
     "at_budgets": ("calex.comparison.pareto", "at_budgets"),
     "cpm_thresholds": ("calex.policies.cpm", "cpm_thresholds"),
     "effective_sample_size": ("calex.weightings", "effective_sample_size"),

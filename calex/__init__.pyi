@@ -3,6 +3,7 @@
 from calex.comparison.paired import difference as paired_difference
 from calex.comparison.pareto import at_budgets
 from calex.comparison.pareto import front as pareto_front
+from calex.deploy.attach import attach
 from calex.deploy.cascade import Cascade
 from calex.deploy.folder import read as load
 from calex.deploy.onnx import read as load_onnx
@@ -27,6 +28,7 @@ __all__ = [
     "Costs",
     "Exits",
     "at_budgets",
+    "attach",
     "cpm_thresholds",
     "effective_sample_size",
     "exit_scores",

@@ -18,12 +18,12 @@ from calex.simulation import cascade, exits
 from calex.simulation.points import MARKED
 from calex.system.files import read_json, read_npz, read_parquet
 
+Curve = tuple[dict[str, Any], Cascade, np.ndarray, np.ndarray, np.ndarray, exits.Exits]
+
 NEAR = 1e-3  # a score so near a threshold may fall on its other side where the order of a sum differs
 
 
-def curves(
-    results: Path, dataset: str
-) -> Iterator[tuple[dict[str, Any], Cascade, np.ndarray, np.ndarray, np.ndarray, exits.Exits]]:
+def curves(results: Path, dataset: str) -> Iterator[Curve]:
     """Every curve of a finished run, of the first seed.
 
     Gives its key, its cascade, the test images in stored order (N, H, W, C) uint8, the exits that evaluation let them take
@@ -31,8 +31,13 @@ def curves(
     """
     config = read_json(results / dataset / "run.json")["config"]
     points = read_parquet(results / f"points_{dataset}.parquet", MARKED)
+    yield from curves_of(results, dataset, config, points, config["seeds"][0])
+
+
+def curves_of(results: Path, dataset: str, config: dict[str, Any], points: pl.DataFrame, first_seed: int) -> Iterator[Curve]:
+    """The same from a config and a table of points."""
     whole = images.load(results / dataset / "images.npz")
-    of_seed = pareto.deployable(points).filter(seed=config["seeds"][0], split="test")
+    of_seed = pareto.deployable(points).filter(seed=first_seed, split="test")
     for (backbone,), rows in of_seed.partition_by("backbone", as_dict=True, maintain_order=True).items():
         store = open_store(results / dataset / str(backbone) / "features", "test")
         for curve in rows.partition_by("method", "variant", "policy", maintain_order=True):

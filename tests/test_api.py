@@ -18,7 +18,7 @@ from conftest import REPOSITORY
 import calex
 
 SECTIONS = {"Parameters", "Returns"}
-WITH_TORCH = {"Cascade", "load"}  # what runs
+WITH_TORCH = {"Cascade", "attach", "load"}  # what runs
 
 
 def modules() -> list[ModuleType]:

@@ -174,7 +174,7 @@ INJURIES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no JSON": (lambda f: (f / "cascade.json").write_text("{"), "not valid JSON"),
     "no record": (lambda f: (f / "cascade.json").unlink(), r"no cascade, it holds no cascade\.json"),
     "a key less": (lambda f: edited(f, lambda r: r.pop("taps")), "'taps' is a required property"),
-    "a tap more": (lambda f: edited(f, lambda r: r["taps"].append("answer")), "shapes has 3 entries and not 4"),
+    "a tap more": (lambda f: edited(f, lambda r: r["taps"].append("answer")), "has 3 entries and not 4"),
     "another tap": (lambda f: edited(f, lambda r: r["taps"].__setitem__(0, "six")), "no module 'six'"),
     "no such point": (lambda f: edited(f, lambda r: r.update(point=3)), r"point 3 is none of 0\.\.2"),
     "a cost that is no number": (

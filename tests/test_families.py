@@ -8,12 +8,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import exported
 import polars as pl
 import pytest
 from conftest import REPOSITORY
 
 from calex import config
 from calex.__main__ import main
+from calex.deploy import folder as folders
+from calex.steps.pareto import backbone_rows
 from calex.system.files import read_json
 from calex.workflow import job_settings
 
@@ -80,3 +83,20 @@ def test_a_family_goes_from_images_to_points(place: Path, name: str, monkeypatch
     assert table["flops_fraction"][0] < 1 and table["exit_share"].list.first()[0] == 1
     # The branches have learnt from what they were given: at the first all images leave.
     assert table["accuracy"][0] > 0.2
+    answers_like_the_cache(place, name, points)
+
+
+def answers_like_the_cache(place: Path, name: str, points: Path) -> None:
+    """The cascade that runs, over all test images: the exits and classes that evaluation computed from stored features."""
+    (place / "results").mkdir(exist_ok=True)
+    for link, target in ((place / "results" / "digits", place), (place / name / "small" / "default" / "seed0", points.parent)):
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.symlink_to(target)
+    table = pl.concat([pl.read_parquet(points), backbone_rows("digits", name, points.parent / "exits1.npz", place / name)])
+    curves = exported.curves_of(place / "results", "digits", WHOLE, table, first_seed=0)
+    ((_, made, pixels, taken, answered, said),) = curves
+    assert exported.compare(made, pixels, taken, answered, said) <= 0.001 * 3 * len(pixels)
+    folders.write(made, place / name / "cascade")
+    again = folders.read(place / name / "cascade").classify(pixels[:20])
+    assert again.exit.tolist() == made.classify(pixels[:20]).exit.tolist()

@@ -24,14 +24,14 @@ BACKBONE = _object(
     head_holdout={"type": "number"},
 )  # fmt: skip
 _TAP = _object(name=_TEXT, flops=_COUNT, shape=_SHAPE)
-_LAYOUT = {
+LAYOUT = {
     "type": "object",
     "additionalProperties": False,
     "properties": {"kind": {"enum": [*KINDS]}, "extra": _COUNT, "class_token": {"enum": [*CLASS_TOKENS]}},
 }
 TAPS = _object(
     network=_TEXT, stem=_TEXT, input_size=_COUNT, flops=_COUNT, pool={"type": ["integer", "null"], "minimum": 1},
-    taps={"type": "array", "minItems": 1, "items": {**_TAP, "properties": {**_TAP["properties"], "layout": _LAYOUT}}},
+    taps={"type": "array", "minItems": 1, "items": {**_TAP, "properties": {**_TAP["properties"], "layout": LAYOUT}}},
 )  # fmt: skip
 
 

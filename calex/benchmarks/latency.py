@@ -68,7 +68,7 @@ def random_cascade(network: str, stem: str, size: int, classes: int) -> Cascade:
     record = {
         "network": {"name": network, "stem": stem, "sources": {}}, "classes": [str(label) for label in range(classes)],
         "channels": 3, "transform": {"size": size, "mean": [0.5] * 3, "std": [0.25] * 3}, "picture": None,
-        "taps": [tap.name for tap in measured], "shapes": [list(tap.shape) for tap in measured], "pool": POOL,
+        "taps": [tap.name for tap in measured], "layouts": [{}] * len(TAPS), "shapes": [list(tap.shape) for tap in measured], "pool": POOL,
         "precision": "float16", "compute": "float32", "method": method, "score": "max_softmax",
         "costs": {
             "to_tap": [tap.flops for tap in measured], "backbone": flops,

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from calex.backbones.maps import MapLayout, as_map
 from calex.backbones.taps import pooled
 from calex.backbones.transform import to_input
 from calex.branches.branch import Branches
@@ -114,6 +115,12 @@ class Cascade(nn.Module):
         other.point = self.sweep.choose(Wish(max_flops, min_accuracy, max_drop))
         return other
 
+    def save(self, folder: str | Path) -> None:
+        """Write the cascade as a folder, which `calex.load` reads; an older cascade there is replaced."""
+        from calex.deploy.folder import write  # which makes cascades itself
+
+        write(self, folder)
+
     def prepare(self, pixels: np.ndarray) -> torch.Tensor:
         """(B, H, W, 1 or 3) uint8 → (B, channels, S, S) float32, as the network reads images: resized and normalised."""
         return to_input(pixels, **self.about["transform"], device=self.device)
@@ -147,7 +154,8 @@ class Cascade(nn.Module):
         confidence = None
         if stage < len(self.branches.branches):
             # Rounded as the stored features that the branch learnt from and was calibrated on.
-            tap = pooled(output, self.about["pool"]).to(getattr(torch, self.about["precision"])).float()
+            feature_map = as_map(output, MapLayout(**self.about["layouts"][stage]))
+            tap = pooled(feature_map, self.about["pool"]).to(getattr(torch, self.about["precision"])).float()
             exit, before = self.branches.exit(stage, tap, before, self.about["score"] == "confidence")
             output = exit.logits
             confidence = None if exit.confidence is None else exit.confidence.float().sigmoid().cpu().numpy()

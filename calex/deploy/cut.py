@@ -8,7 +8,9 @@ row for each image, is the number of images, or is the same for any images; a ne
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,7 @@ from calex.backbones.build import uncompiled
 from calex.backbones.trace import modules_of
 from calex.deploy.carrying import COUNT, ROWS, SAME, carry
 from calex.errors import CalexError, one_line
+from calex.system.flops import unfused
 
 TOLERANCE = 1e-3  # of values computed in pieces and whole, as a share of the largest
 
@@ -81,7 +84,7 @@ def cut(model: nn.Module, taps: Sequence[str], shape: tuple[int, int, int], netw
     reasons = []
     for name, tracing in (("torch.fx", _by_fx), ("torch.export", _by_export)):
         try:
-            with uncompiled(), torch.no_grad():
+            with uncompiled(), unfused(), torch.no_grad():
                 stages = _stages(tracing(model, taps, shape), shape)
                 if check:
                     _compare(model, taps, stages, shape)
@@ -106,10 +109,30 @@ class _Tracer(fx.Tracer):
         return output
 
 
+@contextmanager
+def _length_traced(model: nn.Module) -> Iterator[None]:
+    """Inside the block, `len(images)` in the network's own modules is a node of the graph: Python itself allows no such answer."""
+
+    def length(value: Any) -> Any:
+        return value.size(0) if isinstance(value, fx.Proxy) else len(value)
+
+    owners = {type(module).__module__ for module in model.modules()}
+    spaces = [vars(sys.modules[name]) for name in owners if not name.startswith("torch.") and name in sys.modules]
+    spaces = [space for space in spaces if "len" not in space]
+    for space in spaces:
+        space["len"] = length
+    try:
+        yield
+    finally:
+        for space in spaces:
+            del space["len"]
+
+
 def _by_fx(model: nn.Module, taps: Sequence[str], shape: tuple[int, int, int]) -> Traced:
     tracer = _Tracer(taps)
     others = list(inspect.signature(model.forward).parameters.values())[1:]
-    graph = tracer.trace(model, {each.name: each.default for each in others if each.default is not each.empty} or None)
+    with _length_traced(model):
+        graph = tracer.trace(model, {each.name: each.default for each in others if each.default is not each.empty} or None)
     for name in taps:
         if name not in tracer.ends:
             raise CannotCut(f"'{name}' lies inside a module that is traced as a whole")

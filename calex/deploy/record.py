@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from calex import plugins
+from calex.backbones.records import LAYOUT
 from calex.deploy.sweep import CURVES, Sweep
 from calex.errors import CalexError
 from calex.simulation.scores import SCORES
@@ -54,7 +55,7 @@ SCHEMA = _object(
     format={"type": "integer"}, calex=_TEXT, files={"type": "object", "additionalProperties": _TEXT},
     network=_object(name=_TEXT, stem=_TEXT, sources={"type": "object"}), classes=_list(_TEXT, 2), channels={"enum": [1, 3]},
     transform=_TRANSFORM, picture={"anyOf": [{"type": "null"}, _PICTURE]},
-    taps=_list(_TEXT), shapes=_list(_SHAPE), pool={"type": ["integer", "null"], "minimum": 1},
+    taps=_list(_TEXT), layouts=_list(LAYOUT), shapes=_list(_SHAPE), pool={"type": ["integer", "null"], "minimum": 1},
     precision={"enum": ["float16", "float32"]}, compute={"enum": ["float32", "bfloat16", "float16"]},
     method=_object(recipe=_NAMED, head=_NAMED, shared_core={"type": "boolean"}, confidence={"type": "boolean"}), score={"enum": list(SCORES)},
     costs=_object(to_tap=_list(_POSITIVE), head=_list(_POSITIVE), backbone=_POSITIVE),
@@ -99,7 +100,7 @@ def _check(record: dict[str, Any], path: Path) -> None:
     except ValueError:
         raise CalexError(f"{path}: holds a number that is not finite; {AGAIN}") from None
     branches, points = len(record["taps"]), len(record["points"]["parameters"])
-    lengths = {"shapes": (record["shapes"], branches)}
+    lengths = {"shapes": (record["shapes"], branches), "layouts": (record["layouts"], branches)}
     lengths |= {f"costs.{name}": (record["costs"][name], branches) for name in ("to_tap", "head")}
     lengths |= {f"points.{name}": (record["points"][name], points) for name in CURVES}
     lengths["points.exit_share"] = (record["points"]["exit_share"], points)

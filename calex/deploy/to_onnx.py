@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from calex.backbones.maps import MapLayout, as_map
 from calex.backbones.taps import pooled
 from calex.backbones.transform import to_input
 from calex.deploy.carrying import ROWS
@@ -34,6 +35,7 @@ class _Whole(nn.Module):
         super().__init__()
         self.stage, self.branches, self.k, self.joined = cascade.stages[k], cascade.branches, k, joined
         about = cascade.about
+        self.layouts = [MapLayout(**layout) for layout in about["layouts"]]
         self.confident, self.pool, self.dtype = (
             about["score"] == "confidence",
             about["pool"],
@@ -45,7 +47,7 @@ class _Whole(nn.Module):
         output, *carried = self.stage(*values)
         if self.k == len(self.branches.branches):
             return (output.log_softmax(1),)
-        tap = pooled(output, self.pool).to(self.dtype).float()
+        tap = pooled(as_map(output, self.layouts[self.k]), self.pool).to(self.dtype).float()
         exit, before = self.branches.exit(self.k, tap, before, self.confident)
         given = [exit.logits.log_softmax(1)]
         given += [exit.confidence.sigmoid()] if self.confident else []  # type: ignore[union-attr]

@@ -73,6 +73,7 @@ def cascade_of(results: Path, config: dict[str, Any], points: pl.DataFrame, chos
         "picture": pictures.like(audit["shape"], config["datasets"][run.dataset]["source"]),
         "taps": [tap["name"] for tap in measured["taps"]],
         "shapes": [tap["shape"] for tap in measured["taps"]],
+        "layouts": [tap.get("layout", {}) for tap in measured["taps"]],
         "pool": measured["pool"],
         "precision": manifest["layout"]["precision"],
         "compute": manifest["provenance"]["compute"],

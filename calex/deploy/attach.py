@@ -1,0 +1,336 @@
+"""Early exits for a network in a notebook, without Snakemake: the same steps, over files in a folder that may be forgotten."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from calex import __version__, recipes
+from calex import images as datasets
+from calex.backbones import build, own, taps
+from calex.backbones import normalisation as normalising
+from calex.backbones.trace import check_network
+from calex.branches.branch import built, head_for
+from calex.deploy import pictures
+from calex.deploy.cascade import Cascade
+from calex.deploy.folder import GIVEN, assembled
+from calex.deploy.sweep import Wish
+from calex.deploy.trained import sweep_of
+from calex.errors import CalexError
+from calex.features.forward import Forward
+from calex.features.layout import Layout
+from calex.simulation import exits, threshold_table
+from calex.simulation.points import SCHEMA
+from calex.steps import cache_features, calibrate, evaluate, pareto, train_branch, train_branches, weigh_survivors
+from calex.system import devices
+from calex.system.files import read_parquet, sha256, write_json
+from calex.workflow import plan, settings_argument
+
+Data = tuple[np.ndarray, np.ndarray]  # images (N, H, W, 1 or 3) uint8, all of one size, and labels (N,) whole numbers
+# What the branches are and how they learn, where nothing else is said; config/README.md explains each key.
+METHOD = {
+    "recipe": {"name": "branchwise"}, "head": {"name": "auto"}, "target": {"name": "kl"}, "weighting": {"name": "uniform"},
+    "shared_core": False, "score": "max_softmax", "correct": "label",
+}  # fmt: skip
+CACHING: dict[str, Any] = {
+    "views": 1,
+    "precision": "float16",
+    "codec": "none",
+    "compute": "float32",
+    "batch_size": 256,
+    "order_seed": 0,
+}
+KEY: dict[str, Any] = {
+    "dataset": "attached",
+    "backbone": "network",
+    "method": "attached",
+    "variant": "default",
+    "policy": "policy",
+    "seed": 0,
+}
+
+
+def attach(
+    network: nn.Module,
+    taps: Sequence[str],
+    *,
+    classes: Sequence[str],
+    size: int,
+    normalisation: Mapping[str, list[float]] | None = None,
+    pool: int | None = 8,
+    method: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    folder: str | Path | None = None,
+    device: str = "auto",
+    threads: int = 2,
+) -> Attached:
+    """Attach branches to a trained network, which stays as it is.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        The trained network, which ends in logits.
+    taps : sequence of str
+        Names of the modules that branches read, shallow to deep; `python -m calex taps` proposes some.
+    classes : sequence of str
+        The classes' names, in the order of the network's outputs.
+    size : int
+        Side, in pixels, at which the network reads images.
+    normalisation : dict, optional
+        `mean` and `std` that the network was trained with, a number for each channel, white being 1; measured on the training
+        images where it is not given.
+    pool : int, optional
+        Taps are averaged to at most pool×pool cells; None keeps them whole.
+    method : dict, optional
+        Blocks and keys of a method as in the config, over the defaults: `recipe`, `head`, `target`, `weighting`, `shared_core`,
+        `score`, `correct`.
+    name : str, optional
+        By what the network can be built again, torchvision's name or `package.module:function`; without one a saved cascade is
+        loaded with a network of the same kind, `calex.load(folder, network=network)`.
+    folder : str or path, optional
+        Where features and branches are kept; without one they are forgotten with the object.
+    device, threads
+        Where to compute, as in the config.
+
+    Returns
+    -------
+    Attached
+        With `fit`, then `calibrate`.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> from torch import nn
+    >>> network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    >>> attach(network, ["1"], classes=["cat", "dog"], size=8).taps
+    ['1']
+    """
+    return Attached(network, taps, classes, size, normalisation, pool, method, name, folder, device, threads)
+
+
+class Attached:
+    """A frozen network with places for branches: `fit` trains them, `calibrate` makes a cascade of them.
+
+    Attributes
+    ----------
+    network : torch.nn.Module
+        A frozen copy of the network.
+    taps, classes : list of str
+        Where branches read, and the names of the classes.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        taps: Sequence[str],
+        classes: Sequence[str],
+        size: int,
+        normalisation: Mapping[str, list[float]] | None,
+        pool: int | None,
+        method: Mapping[str, Any] | None,
+        name: str | None,
+        folder: str | Path | None,
+        device: str,
+        threads: int,
+    ) -> None:
+        self.network, self.taps, self.classes = build.freeze(build.copied(network).cpu()), list(taps), [*map(str, classes)]
+        self.size, self.given, self.pool, self.name = size, normalisation, pool, name
+        unknown = set(method or {}) - set(METHOD)
+        if unknown:
+            raise CalexError(f"method: unknown key '{min(unknown)}', known: {', '.join(METHOD)}")
+        chosen = settings_argument.Settings(METHOD | dict(method or {}))
+        self.method = settings_argument.completed(
+            chosen, recipe="recipes", head="heads", target="targets", weighting="weightings"
+        )
+        recipes.check_score(self.method["recipe"]["name"], self.method["score"], "method.score")
+        recipes.check_weighting(self.method["recipe"]["name"], self.method["weighting"]["name"], "method.weighting")
+        self.device, self.threads = device, threads
+        self.called = name or type(network).__name__
+        self.channels = check_network(self.network, self.called, size, len(self.classes))
+        self.forgotten = tempfile.TemporaryDirectory(prefix="calex-") if folder is None else None
+        self.folder = Path(folder) if folder is not None else Path(self.forgotten.name)  # type: ignore[union-attr]
+        if name is not None:
+            self._check_name(name)
+
+    def _check_name(self, name: str) -> None:
+        other = build.build(name, "imagenet", len(self.classes), self.size).state_dict()
+        shapes = {key: tensor.shape for key, tensor in self.network.state_dict().items()}
+        if {key: tensor.shape for key, tensor in other.items()} != shapes:
+            raise CalexError(f"name: {name} builds a network of other weights than the given one; leave it out")
+
+    def fit(self, train: Data, val: Data, test: Data | None = None, seed: int = 0) -> Attached:
+        """Run the network once over all images, and train the branches on its features; gives the object itself.
+
+        Parameters
+        ----------
+        train, val, test : pairs of arrays
+            Images (N, H, W, 1 or 3) uint8, all of one size, and labels (N,) whole numbers. Branches learn from `train`,
+            thresholds from `val`; `test` tells what a choice was worth, and is not measured where it is not given.
+        seed : int
+            Of the branches' initial weights and the order of images.
+
+        Raises
+        ------
+        CalexError
+            For images and labels that are none, and for a network or tap that does not fit.
+        """
+        dataset = _dataset(train, val, test or val, self.classes)
+        self.tested, self.dataset = test is not None, dataset
+        learnt = dataset.images[dataset.indices("train")]
+        scale = normalising.normalisation(self.given, learnt, self.channels)  # type: ignore[arg-type]
+        self.transform = {"size": self.size, **scale}
+        measured, flops = taps_of(self.network, self.taps, self.size, self.pool, self.called, self.channels)
+        self.measured = {"flops": flops, "pool": self.pool, "taps": [asdict(tap) for tap in measured]}
+        write_json(self.folder / "taps.json", self.measured)
+        self._cache(dataset, measured)
+        self._train(seed)
+        return self
+
+    def _cache(self, dataset: datasets.Images, measured: Sequence[taps.Tap]) -> None:
+        state = self.network.state_dict()
+        about: dict[str, Any] = {
+            "fingerprint": sha256(*(part for name in sorted(state) for part in (name.encode(), state[name].numpy()))),
+            "network": self.called, "stem": "imagenet", "classes": len(self.classes), "transform": self.transform,
+            "augment": {"shift": 0, "flip": False}, "head_holdout": 0,
+        }  # fmt: skip
+        self.fingerprints = {"dataset": dataset.fingerprint, "backbone": about["fingerprint"]}
+        device = devices.claim(self.device, self.threads)
+        self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        layouts = [tap.layout for tap in measured]
+        for split in datasets.SPLITS:
+            index = dataset.indices(split)
+            layout = Layout(1, len(index), tuple(tap.shape for tap in measured), len(self.classes))
+            args = self._args(settings=CACHING, split=split)
+            with taps.tapping(self.network, self.taps, self.pool, torch.float16, layouts) as outputs:
+                forward = Forward(
+                    self.network, outputs, layout.taps, layout.classes, "float16", self.transform, about["augment"],
+                    CACHING["batch_size"], "float32", device,
+                )  # fmt: skip
+                cache_features.dump(args, dataset, index, layout, forward, about, self.measured)
+        self.network.cpu()
+
+    def _args(self, settings: Mapping[str, Any], **more: Any) -> argparse.Namespace:
+        """What a step is given on its command line."""
+        typed = settings_argument.parse(json.dumps(settings))
+        common = {"out": self.folder / "features", "device": self.device, "threads": self.threads}
+        return argparse.Namespace(**common | {"settings": typed} | more)
+
+    def _exits(self, last: int) -> list[Path]:
+        return [self.folder / f"exits{k}.npz" for k in range(1, last + 1)]
+
+    def _train(self, seed: int) -> None:
+        method, branches = self.method, len(self.taps)
+        settings = method | {"memory_mb": 2048, "train_log_softmax": False, "confidence": self._confidence()}
+        common = {"features": self.folder / "features", "seed": seed, "out": self.folder}
+        if recipes.joint(method["recipe"]["name"]):
+            train_branches.run(self._args(settings, **common))
+            return
+        for k in range(1, branches + 1):
+            weights = None
+            if k > 1 and plan.sequential(method):
+                weights = self.folder / f"weights{k}.npy"
+                weigh_survivors.run(self._args(settings, exits=self._exits(k - 1), out=weights))
+            train_branch.run(self._args(settings, branch=k, weights=weights, **common))
+
+    def _confidence(self) -> bool:
+        return self.method["score"] == "confidence"
+
+    def calibrate(
+        self,
+        policy: Mapping[str, Any] | str = "cpm",
+        *,
+        max_flops: float | None = None,
+        min_accuracy: float | None = None,
+        max_drop: float | None = None,
+    ) -> Cascade:
+        """Choose thresholds on the validation images, and give the cascade.
+
+        Parameters
+        ----------
+        policy : str or dict
+            Its name, or its block as in the config: `{"name": "cpm", "population": "all"}`.
+        max_flops, min_accuracy, max_drop : float, optional
+            At which operating point, as in `Cascade.at`; without any, the cheapest that is at most 0.01 less accurate than the
+            network.
+
+        Raises
+        ------
+        CalexError
+            Where no operating point is so, and before `fit`.
+        """
+        if not self._exits(len(self.taps))[-1].exists():
+            raise CalexError("there are no branches yet; call fit(train, val) first")
+        asked = {"max_flops": max_flops, "min_accuracy": min_accuracy, "max_drop": max_drop}
+        wish = Wish(**asked if any(value is not None for value in asked.values()) else {"max_drop": 0.01})
+        block = {"name": policy} if isinstance(policy, str) else dict(policy)
+        settings = {"policy": block, "score": self.method["score"], "correct": self.method["correct"], "folds": 5}
+        exit_files, thresholds = self._exits(len(self.taps)), self.folder / "policy.thresholds.parquet"
+        points = self.folder / "policy.points.parquet"
+        calibrate.run(self._args(settings, exits=exit_files, out=thresholds))
+        key = settings_argument.parse(json.dumps(KEY))
+        evaluate.run(self._args(settings, exits=exit_files, thresholds=thresholds, key=key, out=points))
+        plain = pareto.backbone_rows(KEY["dataset"], KEY["backbone"], exit_files[0], self.folder)
+        table = pl.concat([plain, read_parquet(points, SCHEMA)])
+        sweep = sweep_of(table, KEY, threshold_table.read(thresholds, len(self.taps), len(self.classes)))
+        if not self.tested:
+            unknown = {name: np.full_like(values, np.nan) for name, values in sweep.curves.items() if name.startswith("test")}
+            sweep.curves.update(unknown)
+            sweep.network["test"] = float("nan")
+        return self._cascade(sweep, sweep.choose(wish))
+
+    def _cascade(self, sweep: Any, point: int) -> Cascade:
+        shapes = [tuple(tap["shape"]) for tap in self.measured["taps"]]
+        head = head_for(self.method["head"], self.measured["flops"], len(self.classes))
+        method = {"recipe": self.method["recipe"], "head": head, "shared_core": self.method["shared_core"]}
+        method["confidence"] = self._confidence()
+        branches = built(method, shapes, len(self.classes), seed=0)  # type: ignore[arg-type]
+        for k, branch in enumerate(branches.branches, 1):
+            branch.load_state_dict(load_file(self.folder / f"branch{k}.safetensors"))
+        costs = exits.read(self._exits(len(shapes)), "val", self.method["score"]).costs
+        splits = ("val", "test") if self.tested else ("val",)
+        name = self.name or GIVEN
+        record = {
+            "network": {"name": name, "stem": "imagenet", "sources": own.source_hashes(name) if own.is_own(name) else {}},
+            "classes": self.classes, "channels": self.channels, "transform": self.transform,
+            "picture": pictures.like(self.dataset.images.shape[1:], {}),
+            "taps": self.taps, "layouts": [tap["layout"] for tap in self.measured["taps"]], "shapes": [list(each) for each in shapes],
+            "pool": self.pool, "precision": "float16", "compute": "float32", "method": method, "score": self.method["score"],
+            "costs": {"to_tap": list(costs.to_tap), "head": list(costs.head), "backbone": costs.backbone},
+            "made": {
+                "images": {split: len(self.dataset.indices(split)) for split in splits}, "fingerprints": self.fingerprints,
+                "versions": {"calex": __version__, "torch": torch.__version__},
+            },
+        }  # fmt: skip
+        return assembled(build.copied(self.network), branches, sweep, record, point)
+
+
+def taps_of(network: nn.Module, names: Sequence[str], size: int, pool: int | None, called: str, channels: int) -> Any:
+    """Measure what stands at the taps, and the FLOPs of the whole network."""
+    return taps.measure_taps(network, names, size, pool, called, channels)
+
+
+def _dataset(train: Data, val: Data, test: Data, classes: Sequence[str]) -> datasets.Images:
+    """The images of all splits as one dataset."""
+    parts = [(np.asarray(images), np.asarray(labels, np.int64)) for images, labels in (train, val, test)]
+    if len({images.shape[1:] for images, _ in parts}) > 1:
+        raise CalexError(
+            f"images of train, val and test are of sizes {[images.shape[1:] for images, _ in parts]}; give one size"
+        )
+    whole = datasets.Images(
+        images=np.concatenate([images for images, _ in parts]),
+        labels=np.concatenate([labels for _, labels in parts]),
+        split=np.repeat(np.arange(3, dtype=np.uint8), [len(images) for images, _ in parts]),
+        names=np.array(classes),
+    )
+    return datasets.checked(whole, "fit")
