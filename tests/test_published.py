@@ -115,6 +115,15 @@ def test_images_are_given_as_torchvision_gives_them(network: str, height: int, w
     assert found.shape == expected.shape and (found - expected).abs().max() < limit
 
 
+@pytest.mark.parametrize("resize", range(32, 42))
+def test_the_middle_is_cut_where_torchvision_cuts_it(resize: int) -> None:
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, resize, resize), dtype=np.uint8))
+    transform = {"size": 32, "resize": resize, "mean": [0.5] * 3, "std": [0.5] * 3}
+    found = to_input(pixels.permute(0, 2, 3, 1).numpy(), **transform, device=CPU)
+    expected = entry("resnet18").transforms(crop_size=32, resize_size=resize, mean=[0.5] * 3, std=[0.5] * 3)(pixels)
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(("network", "size"), [("resnet18", 64), ("googlenet", 64), ("densenet121", 32)])
 def test_a_network_answers_as_torchvisions_own(cache: Path, network: str, size: int) -> None:
     """Also where torchvision renames tensors of an old file, normalises inside, leaves heads out or builds for one size."""

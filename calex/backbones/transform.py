@@ -56,8 +56,8 @@ def to_input(
 
 
 def middle(batch: torch.Tensor, size: int) -> torch.Tensor:
-    """(B, C, H, W) → (B, C, size, size): the middle square; a view."""
-    top, left = ((side - size) // 2 for side in batch.shape[-2:])
+    """(B, C, H, W) → (B, C, size, size): the middle square, cut where torchvision cuts it; a view."""
+    top, left = (round((side - size) / 2) for side in batch.shape[-2:])
     return batch[..., top : top + size, left : left + size]
 
 
