@@ -16,7 +16,7 @@ import yaml
 from conftest import REPOSITORY, planned, run_snakemake
 from dataset_files import SUPERCLASSES
 
-from calex import images
+from calex import images, plugins
 from calex.config import merged, read_yaml
 from calex.simulation.points import MARKED
 from calex.system.files import read_json
@@ -31,12 +31,11 @@ def brief() -> dict[str, Any]:
     """What makes the shipped config quick: few images, epochs and operating points. Heads, targets and weightings stay."""
     methods = {}
     for name, method in SHIPPED["methods"].items():
-        recipe = {"epochs": 1, "batch_size": 32}
-        if method["recipe"]["name"] == "ztw":
-            recipe["ensemble_epochs"] = 1
-        if "cost_weight" in method["recipe"]:
-            recipe["cost_weight"] = 0.9  # one variant
-        methods[name] = {"recipe": recipe}
+        wanted = {"epochs": 1, "batch_size": 32, "ensemble_epochs": 1, "warmup": 0, "period": 1}
+        known = plugins.constants("recipes", method["recipe"]["name"])["OPTIONS"]
+        # One variant each.
+        one = {key: value[-1] for key, value in method["recipe"].items() if isinstance(value, list)}
+        methods[name] = {"recipe": {key: value for key, value in wanted.items() if key in known} | one}
     # A backbone that knows one class only would leave CPM nothing to calibrate.
     training = {"epochs": 2, "batch_size": 20, "learning_rate": 0.01}
     small = {"training": training}
@@ -53,7 +52,11 @@ def brief() -> dict[str, Any]:
             "resnet50": {"stem": "imagenet", "taps": ["layer1"], "pool": 2},
         },
         "methods": methods,
-        "policies": {name: {"steps": 4} for name in SHIPPED["policies"]},
+        "policies": {
+            name: {"steps": 4}
+            for name, policy in SHIPPED["policies"].items()
+            if "steps" in plugins.constants("policies", policy["name"])["OPTIONS"]
+        },
     }
 
 
