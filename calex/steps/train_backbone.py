@@ -1,7 +1,7 @@
-"""Train the backbone, or take a checkpoint you bring: backbone.safetensors and backbone.json.
+"""Train the backbone, or take weights, yours or published ones: backbone.safetensors and backbone.json.
 
 The network trains on the train split to its last epoch; validation and test images are only measured at the
-end. A checkpoint is checked tensor by tensor instead, and nothing is trained; or, with a probe, a new last layer alone.
+end. Weights that are taken are checked tensor by tensor instead, and nothing is trained; with a probe, a new last layer alone.
 
 Training that was killed goes on where it was: its state lies beside the weights to be, in a hidden file named by a
 fingerprint of all that decides the result, and is removed when the weights are there.
