@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -316,3 +321,16 @@ def test_photos_and_published_weights_as_the_page_says(cache: Path, tmp_path: Pa
     points = pl.read_parquet(tmp_path / "results/points_photos.parquet")
     assert {"backbone", "calexnet_tuned"} <= set(points["method"])
     assert "is not the published file" in (tmp_path / "results/pareto_photos.html").read_text(encoding="utf-8")
+    # Then a cascade that answers the same pictures, by the page's commands for digits.
+    text = section("README.md", "Classify pictures").replace("digits/resnet18/", "photos/resnet18_published/")
+    snakemake, predict = re.findall(r"^    (.+)$", text, re.MULTILINE)
+    assert snakemake == "snakemake --cores all results/photos/resnet18_published/cascade"
+    done = run_snakemake(tmp_path, *snakemake.replace("all", "2").split()[1:], config=files)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, *predict.split()[1:]]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert len(rows) == sum(path.is_file() for path in (tmp_path / "photos").rglob("*"))
+    assert all({"cat", "dog"} & set(row.values()) for row in rows)
