@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from calex import plugins
+from calex.branches.training_step import adamw
 from calex.errors import CalexError
 from calex.simulation.cost import Costs
 from calex.system.progress import say, track
@@ -126,22 +127,17 @@ def fit(
     CalexError
         If the loss is no longer finite.
     """
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    step = adamw(list(parameters), loss_of, learning_rate, weight_decay)
     history: list[float] = []
     for epoch in track(range(epochs), label, epochs, "epochs"):
         total, seen = torch.zeros(()), 0
         for number, batch in enumerate(loader.epoch(epoch)):
             if len(batch.position) == 1:
                 continue  # BatchNorm cannot learn from a single image; in other epochs it comes with others
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate * rate(schedule, epoch + number / len(loader), epochs, milestone)
-            loss = loss_of(batch)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            total = total.to(loss.device) + loss.detach() * len(
-                batch.position
-            )  # read once per epoch, because reading waits for the device
+            step.set_rate(learning_rate * rate(schedule, epoch + number / len(loader), epochs, milestone))
+            loss = step(batch)
+            # Read once per epoch, because reading waits for the device.
+            total = total.to(loss.device) + loss * len(batch.position)
             seen += len(batch.position)
         history.append(float(total) / max(seen, 1))
         if not math.isfinite(history[-1]):
