@@ -52,8 +52,10 @@ def study(*names: str) -> dict[str, Any]:
 def test_every_method_of_the_study_has_as_many_variants() -> None:
     """Its settings are all that a method's curve may choose among."""
     full = study("fashion_mnist.yaml")
-    methods = [full["methods"][name] for name in full["datasets"]["fashion_mnist"]["methods"]]
-    assert len({len(method["variants"]) for method in methods}) == 1
+    names = full["datasets"]["fashion_mnist"]["methods"]
+    methods = [full["methods"][name] for name in names]
+    # λ of PTEEnet is no setting to be tuned: it says what a FLOP is worth, and its curve is made of several.
+    assert {len(method["variants"]) for name, method in zip(names, methods, strict=True) if "pteenet" not in name} == {1}
     assert len({variant["recipe"]["epochs"] for method in methods for variant in method["variants"].values()}) == 1
 
 
