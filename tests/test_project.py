@@ -147,8 +147,9 @@ def documented() -> dict[tuple[str, str], dict[str, Any]]:
             names = [name for name in re.findall(r"`(\w+)`", block.split("(")[0].split(":")[0]) if name in known]
         for name in names:
             options.setdefault((kind, name), {})
-            if option:
-                options[kind, name][option.strip("`")] = yaml.safe_load(default.strip("`"))
+            # A row may explain several options that belong together: `a`, `b` with defaults `1`, `2`.
+            for key, value in zip(re.findall("`([^`]+)`", option), re.findall("`([^`]+)`", default), strict=True):
+                options[kind, name][key] = yaml.safe_load(value)
     return options
 
 
