@@ -84,7 +84,8 @@ def sweep(thresholds: np.ndarray) -> Sweep:
     points, branches, _ = thresholds.shape
     curves = {name: np.linspace(0.2, 0.9, points) for name in CURVES}
     share = np.full((points, branches + 1), 1 / (branches + 1))
-    return Sweep(thresholds, [f'{{"p":{p}}}' for p in range(points)], curves, share, {"val": 0.9, "test": 0.9})
+    parameters = [f'{{"p":{p}}}' for p in range(points)]
+    return Sweep(thresholds, parameters, curves, share, {"val": 0.9, "test": 0.9}, block("policies", "global"))
 
 
 def made(method: str, score: str, thresholds: np.ndarray, seed: int = 0, network: nn.Module | None = None) -> Cascade:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from small_cascades import CLASSES, METHODS, POOL, TAPS, WITH_CONFIDENCE, Small, made, random_weights
 from torch import nn
 
+from calex import plugins
 from calex.backbones.build import freeze
 from calex.backbones.taps import tapping
 from calex.backbones.vision import models
@@ -25,7 +27,36 @@ from calex.errors import CalexError
 from calex.simulation.cascade import leave, predict
 from calex.simulation.cost import Costs
 from calex.simulation.exits import Exits
+from calex.simulation.exits_file import half
+from calex.simulation.rule import calibrated
 from calex.simulation.scores import scores
+
+POLICIES = [
+    name for name in plugins.names("policies") if not plugins.constants("policies", name).get("OVER", False)
+]  # those that decide over another's operating points leave by that one's rule
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_decides_in_a_cascade_as_over_stored_exits(name: str) -> None:
+    """Also those that make a score of all exits so far; at every operating point."""
+    cascade = made("branchwise", "margin", np.zeros((1, 3, CLASSES)), seed=5)
+    inputs = torch.randn((80, 3, 7, 7), generator=torch.Generator().manual_seed(5))
+    exits, said = whole(cascade, inputs)
+    policy, block = plugins.load("policies", name), plugins.complete("policies", {"name": name}, "policy")
+    options = plugins.options_of(block) | ({"steps": 6} if "steps" in block else {})
+    if getattr(policy, "LOG_SOFTMAX", False):
+        exits = replace(exits, log_probabilities=half(said[:-1]))
+    labels = np.random.default_rng(0).integers(0, CLASSES, len(inputs))
+    parameters = policy.parameters(**options)
+    rule = calibrated(policy, replace(exits, labels=labels), parameters, "label", options)
+    points = len(rule.thresholds)
+    few = {"thresholds": rule.thresholds, "learnt": rule.learnt, "policy": block, "parameters": ["{}"] * points}
+    cascade.sweep = replace(cascade.sweep, **few)
+    taken = rule.leave(exits)
+    assert len(np.unique(taken)) > 1
+    for cascade.point in range(points):
+        assert np.array_equal(cascade(inputs).exit.numpy(), taken[cascade.point]), cascade.point
+
 
 EVERYONE, NOBODY = np.full((1, 3, CLASSES), -np.inf), np.full((1, 3, CLASSES), np.inf)
 

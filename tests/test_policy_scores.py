@@ -402,14 +402,3 @@ def test_those_who_fit_and_those_who_cut_are_other_images():
     learnt = [rule_of("eenet", each, steps=3, epochs=3).learnt for each in (val, changed)]
     for name in learnt[0]:
         np.testing.assert_array_equal(learnt[0][name], learnt[1][name])
-
-
-def test_only_policies_without_scores_of_their_own_are_exported():
-    """A cascade by itself compares the method's score with thresholds: with another one it would answer wrongly in silence."""
-    from calex.deploy.trained import runnable
-
-    policies = {name: {"name": name} for name in NAMES} | {
-        "sure": {"name": "risk", "path": "stopping"},
-        "voted": {"name": "risk", "path": "beem"},
-    }
-    assert set(runnable(policies)) == {"cpm", "global", "budgeted", "pcee", "cats", "stopping", "sure"}

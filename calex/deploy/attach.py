@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from calex import __version__, recipes
+from calex import __version__, plugins, recipes
 from calex import images as datasets
 from calex.backbones import build, own, taps
 from calex.backbones import normalisation as normalising
@@ -32,6 +32,7 @@ from calex.features.forward import Forward
 from calex.features.layout import Layout
 from calex.simulation import exits, threshold_table
 from calex.simulation.points import SCHEMA
+from calex.simulation.rule import charged
 from calex.steps import cache_features, calibrate, evaluate, pareto, train_branch, train_branches, weigh_survivors
 from calex.system import devices
 from calex.system.files import read_parquet, sha256, write_json
@@ -282,7 +283,8 @@ class Attached:
         evaluate.run(self._args(settings, exits=exit_files, thresholds=thresholds, key=key, out=points))
         plain = pareto.backbone_rows(KEY["dataset"], KEY["backbone"], exit_files[0], self.folder)
         table = pl.concat([plain, read_parquet(points, SCHEMA)])
-        sweep = sweep_of(table, KEY, threshold_table.read(thresholds, len(self.taps), len(self.classes)))
+        block = settings_argument.with_policy(settings_argument.parse(json.dumps(settings)))["policy"]
+        sweep = sweep_of(table, KEY, threshold_table.read(thresholds, len(self.taps), len(self.classes)), dict(block))
         if not self.tested:
             unknown = {name: np.full_like(values, np.nan) for name, values in sweep.curves.items() if name.startswith("test")}
             sweep.curves.update(unknown)
@@ -297,7 +299,9 @@ class Attached:
         branches = built(method, shapes, len(self.classes), seed=0)  # type: ignore[arg-type]
         for k, branch in enumerate(branches.branches, 1):
             branch.load_state_dict(load_file(self.folder / f"branch{k}.safetensors"))
-        costs = exits.read(self._exits(len(shapes)), "val", self.method["score"]).costs
+        validation = exits.read(self._exits(len(shapes)), "val", self.method["score"])
+        policy = plugins.load("policies", sweep.policy["name"])
+        costs = charged(policy, validation, plugins.options_of(sweep.policy)).costs
         splits = ("val", "test") if self.tested else ("val",)
         name = self.name or GIVEN
         record = {

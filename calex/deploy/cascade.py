@@ -142,7 +142,7 @@ class Cascade(nn.Module):
         """Answer (B, channels, S, S) float32, prepared images on the cascade's device."""
         if len(inputs) and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        answers = route(self, inputs, self.sweep.thresholds[self.point], self.about["score"])
+        answers = route(self, inputs, self.sweep.rule(self.point), self.about["score"])
         return Answers(*(torch.from_numpy(part).to(inputs.device) for part in answers))
 
     def run(

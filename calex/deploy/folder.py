@@ -16,7 +16,19 @@ from calex.branches.branch import Branches, built
 from calex.deploy import card
 from calex.deploy.cascade import Cascade
 from calex.deploy.cut import cut
-from calex.deploy.record import AGAIN, CARD, FORMAT, RECORD, THRESHOLDS, WEIGHTS, points_of, read_file, read_record, sweep_of
+from calex.deploy.record import (
+    AGAIN,
+    CARD,
+    FORMAT,
+    LEARNT,
+    RECORD,
+    THRESHOLDS,
+    WEIGHTS,
+    points_of,
+    read_file,
+    read_record,
+    sweep_of,
+)
 from calex.errors import CalexError
 from calex.system.files import replacing_folder, sha256, write_json
 from calex.system.progress import warn
@@ -39,11 +51,13 @@ def write(cascade: Cascade, folder: str | Path, files: dict[str, bytes] | None =
         for name, tensor in module.state_dict().items()
     }
     tensors[THRESHOLDS] = torch.tensor(cascade.sweep.thresholds, dtype=torch.float64)
+    tensors |= {f"{LEARNT}{name}": torch.tensor(value) for name, value in cascade.sweep.learnt.items()}
     contents = {WEIGHTS: save(tensors), **(files or {})}
     record = cascade.about | {
         "format": FORMAT,
         "calex": __version__,
         "points": points_of(cascade.sweep),
+        "policy": cascade.sweep.policy,
         "point": cascade.point,
         "files": {name: sha256(content) for name, content in contents.items()},
     }
@@ -86,7 +100,8 @@ def read(folder: str | Path, network: nn.Module | None = None) -> Cascade:
     folder = Path(folder)
     record = read_record(folder)
     tensors = _tensors(folder, record)
-    sweep = sweep_of(record, tensors.pop(THRESHOLDS, torch.zeros(0)).numpy(), folder / WEIGHTS)
+    rules = {name: tensors.pop(name).numpy() for name in list(tensors) if name == THRESHOLDS or name.startswith(LEARNT)}
+    sweep = sweep_of(record, rules, folder / WEIGHTS)
     model = _network(record["network"], len(record["classes"]), record["transform"]["size"], network, folder)
     shapes = [tuple(shape) for shape in record["shapes"]]
     branches = built(record["method"], shapes, len(record["classes"]), seed=0)
@@ -110,7 +125,9 @@ def assembled(
     build.freeze(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     size, about = record["transform"]["size"], record["network"]
     stages = cut(network, record["taps"], (record["channels"], size, size), about["name"], check)
-    about = {key: value for key, value in record.items() if key not in ("points", "point", "files", "format", "calex")}
+    about = {
+        key: value for key, value in record.items() if key not in ("points", "point", "policy", "files", "format", "calex")
+    }
     return Cascade(network, stages, branches, sweep, about, point)  # type: ignore[arg-type]
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from calex.deploy.cascade import Cascade
+from calex.deploy.sweep import without_thresholds
 from calex.errors import CalexError
 from calex.simulation.cost import Costs
 from calex.simulation.scores import score, summary
@@ -219,8 +220,8 @@ def with_shares(cascade: Cascade, inputs: torch.Tensor, shares: np.ndarray) -> C
             thresholds[0, k] = -np.inf if leaving >= len(staying) else scores[order[leaving - 1]]
             staying = staying[scores < thresholds[0, k, 0]]
     other = copy.copy(cascade)
-    nothing = {name: np.full(1, np.nan) for name in cascade.sweep.curves}
-    other.sweep = replace(cascade.sweep, thresholds=thresholds, parameters=["{}"], curves=nothing, exit_share=shares[None])
+    nothing = without_thresholds(len(shares) - 1, len(cascade.classes))
+    other.sweep = replace(nothing, thresholds=thresholds, exit_share=shares[None])
     other.point = 0
     return other
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from calex.deploy import pictures
 from calex.deploy.carrying import ROWS
-from calex.deploy.record import AGAIN, PREPARE, THRESHOLDS, WEIGHTS, onnx_file, read_file, read_record, sweep_of
+from calex.deploy.record import AGAIN, PREPARE, WEIGHTS, onnx_file, read_file, read_record, sweep_of
 from calex.deploy.routing import Answers, route
 from calex.deploy.sweep import Sweep, Wish
 from calex.errors import CalexError, one_line
@@ -74,7 +74,7 @@ class OnnxCascade:
 
     def __call__(self, inputs: np.ndarray) -> Answers:
         """Answer (B, channels, S, S) float32."""
-        return route(self, inputs, self.sweep.thresholds[self.point], self.about["score"])
+        return route(self, inputs, self.sweep.rule(self.point), self.about["score"])
 
     def run(
         self, stage: int, values: Sequence[Any], before: np.ndarray | None
@@ -138,7 +138,6 @@ def read(folder: str | Path, threads: int = 0) -> OnnxCascade:
         except Exception as error:  # onnxruntime's own kinds of errors
             raise CalexError(f"{folder / name}: onnxruntime cannot read it ({one_line(error)}); {AGAIN}") from None
 
-    thresholds = load(read_file(folder, WEIGHTS, record)).get(THRESHOLDS, np.zeros(0))
-    sweep = sweep_of(record, thresholds, folder / WEIGHTS)
+    sweep = sweep_of(record, load(read_file(folder, WEIGHTS, record)), folder / WEIGHTS)
     stages = [session(onnx_file(k)) for k in range(len(record["taps"]) + 1)]
     return OnnxCascade(session(PREPARE), stages, sweep, record, record["point"])

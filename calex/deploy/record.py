@@ -17,7 +17,7 @@ from calex.simulation.scores import SCORES
 from calex.system.files import canonical_json, read_json, sha256
 
 FORMAT = 1
-THRESHOLDS = "thresholds"  # the tensor in the weights' file
+THRESHOLDS, LEARNT = "thresholds", "learnt."  # tensors in the weights' file, and the beginning of names of others
 PREPARE = "prepare.onnx"
 RECORD, WEIGHTS, CARD = "cascade.json", "weights.safetensors", "README.md"
 AGAIN = "export it again"
@@ -57,7 +57,8 @@ SCHEMA = _object(
     transform=_TRANSFORM, picture={"anyOf": [{"type": "null"}, _PICTURE]},
     taps=_list(_TEXT), layouts=_list(LAYOUT), shapes=_list(_SHAPE), pool={"type": ["integer", "null"], "minimum": 1},
     precision={"enum": ["float16", "float32"]}, compute={"enum": ["float32", "bfloat16", "float16"]},
-    method=_object(recipe=_NAMED, head=_NAMED, shared_core={"type": "boolean"}, confidence={"type": "boolean"}), score={"enum": list(SCORES)},
+    method=_object(recipe=_NAMED, head=_NAMED, shared_core={"type": "boolean"}, confidence={"type": "boolean"}),
+    score={"enum": list(SCORES)}, policy=_NAMED,
     costs=_object(to_tap=_list(_POSITIVE), head=_list(_POSITIVE), backbone=_POSITIVE),
     points=_object(
         parameters=_list(_TEXT), **{name: _list({"type": ["number", "null"]}) for name in CURVES},
@@ -125,7 +126,7 @@ def _check(record: dict[str, Any], path: Path) -> None:
     if WEIGHTS not in record["files"]:
         raise CalexError(f"{path}: files names no {WEIGHTS}; {AGAIN}")
     method = record["method"]
-    for kind, block in (("recipes", method["recipe"]), ("heads", method["head"])):
+    for kind, block in (("recipes", method["recipe"]), ("heads", method["head"]), ("policies", record["policy"])):
         plugins.complete(kind, block, f"{path}: method")
 
 
@@ -138,17 +139,22 @@ def read_file(folder: Path, name: str, record: dict[str, Any]) -> bytes:
     return content
 
 
-def sweep_of(record: dict[str, Any], thresholds: np.ndarray, where: Path) -> Sweep:
-    """The operating points of a record, with their thresholds (P, K, C) float64."""
-    points = record["points"]
+def sweep_of(record: dict[str, Any], tensors: dict[str, np.ndarray], where: Path) -> Sweep:
+    """The operating points of a record, with their thresholds (P, K, C) float64 and what else was learnt."""
+    points, thresholds = record["points"], tensors.get(THRESHOLDS, np.zeros(0))
     shape = (len(points["parameters"]), len(record["taps"]), len(record["classes"]))
     if thresholds.shape != shape or thresholds.dtype != np.float64:
         raise CalexError(f"{where}: thresholds are {thresholds.dtype} {thresholds.shape}, not float64 {shape}; {AGAIN}")
     if np.isnan(thresholds).any():
         raise CalexError(f"{where}: a threshold is not a number; {AGAIN}")
+    learnt = {name.removeprefix(LEARNT): value for name, value in tensors.items() if name.startswith(LEARNT)}
+    for name, value in learnt.items():
+        if value.dtype.kind != "f" or value.ndim < 1 or len(value) not in (1, shape[0]) or not np.isfinite(value).all():
+            raise CalexError(f"{where}: {LEARNT}{name} is no finite numbers of {shape[0]} operating points; {AGAIN}")
     curves = {name: np.array([np.nan if value is None else value for value in points[name]], float) for name in CURVES}
     network = {split: float("nan") if value is None else float(value) for split, value in points["network"].items()}
-    return Sweep(thresholds, points["parameters"], curves, np.array(points["exit_share"], float), network)
+    exit_share = np.array(points["exit_share"], float)
+    return Sweep(thresholds, points["parameters"], curves, exit_share, network, record["policy"], learnt)
 
 
 def points_of(sweep: Sweep) -> dict[str, Any]:

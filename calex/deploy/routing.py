@@ -8,6 +8,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from calex.deploy.carrying import carry
+from calex.simulation.exits import SoFar
+from calex.simulation.exits_file import half
+from calex.simulation.rule import Rule
 from calex.simulation.scores import score as score_of
 from calex.simulation.scores import summary
 
@@ -51,7 +54,7 @@ class Runtime(Protocol):
         """Make positions (n,) int64 an index into carried values."""
 
 
-def route(runtime: Runtime, inputs: Any, thresholds: np.ndarray, score: str) -> Answers:
+def route(runtime: Runtime, inputs: Any, rule: Rule, score: str) -> Answers:
     """Answer a batch.
 
     Parameters
@@ -60,17 +63,18 @@ def route(runtime: Runtime, inputs: Any, thresholds: np.ndarray, score: str) -> 
         Of K + 1 stages.
     inputs : (B, channels, S, S)
         What the network reads.
-    thresholds : (K, C) float64
-        The least score at which a branch's answer of a class is taken.
+    rule : Rule
+        By which images leave, at one operating point.
     score : str
-        Which score that is.
+        The method's score, from which the rule makes what it compares with its thresholds.
     """
-    branches, classes = thresholds.shape
+    _, branches, classes = rule.thresholds.shape
+    whole = getattr(rule.policy, "LOG_SOFTMAX", False)
     count = len(inputs)
     answers = Answers(
         np.zeros(count, np.int64), np.zeros((count, classes), np.float32), np.full(count, branches), np.zeros(count, np.float32)
     )
-    images, before = np.arange(count), None
+    images, before, so_far = np.arange(count), None, _nothing(count, classes, whole)
     values: Sequence[Any] = [inputs]
     for k in range(branches + 1):
         if not len(images):
@@ -79,7 +83,8 @@ def route(runtime: Runtime, inputs: Any, thresholds: np.ndarray, score: str) -> 
         predicted = log_probabilities.argmax(1)
         name = "max_softmax" if score == "confidence" and confidence is None else score
         value = score_of(name, summary(log_probabilities, confidence), classes)
-        leaving = value >= thresholds[k, predicted] if k < branches else np.ones(len(images), bool)
+        so_far = _added(so_far, predicted, value, log_probabilities)
+        leaving = rule.ready(so_far)[0] if k < branches else np.ones(len(images), bool)
         out = images[leaving]
         answers.prediction[out], answers.exit[out], answers.score[out] = predicted[leaving], k, value[leaving]
         answers.probabilities[out] = np.exp(log_probabilities[leaving])
@@ -90,4 +95,21 @@ def route(runtime: Runtime, inputs: Any, thresholds: np.ndarray, score: str) -> 
         images, rows = images[staying], runtime.rows(staying)
         values = carry(values, runtime.carried[k + 1], rows, len(staying))
         before = None if before is None else before[rows]
+        so_far = SoFar(*(None if part is None else part[:, staying] for part in so_far))  # type: ignore[arg-type]
     return answers
+
+
+def _nothing(images: int, classes: int, whole: bool) -> SoFar:
+    """What no exit has given yet."""
+    empty = np.empty((0, images), np.float32)
+    return SoFar(empty.astype(np.int64), empty, np.empty((0, images, classes), np.float16) if whole else None)
+
+
+def _added(so_far: SoFar, predicted: np.ndarray, score: np.ndarray, log_probabilities: np.ndarray) -> SoFar:
+    """What the exits so far gave, and one more; whole log-softmaxes are rounded as those are that a policy learnt from."""
+    logs = so_far.log_probabilities
+    return SoFar(
+        np.concatenate([so_far.predictions, predicted[None]]),
+        np.concatenate([so_far.scores, score[None]]),
+        None if logs is None else np.concatenate([logs, half(log_probabilities)[None]]),
+    )

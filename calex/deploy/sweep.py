@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
+from calex import plugins
 from calex.errors import CalexError
+from calex.simulation.rule import Rule
 
 # Of each operating point: accuracy and cost on validation images, which choose, and on test images, NaN where unmeasured.
 CURVES = ("val_accuracy", "val_flops_fraction", "test_accuracy", "test_flops_fraction")
@@ -105,6 +109,10 @@ class Sweep:
         The share of validation images at each exit.
     network : {"val", "test"} → float
         The accuracy of the network itself; NaN where it is unmeasured.
+    policy : dict
+        The completed block of the policy whose scores are compared with the thresholds.
+    learnt : {name: (P, …) or (1, …)}
+        What those scores depend on besides, see `calex.simulation.rule.Rule`.
     """
 
     thresholds: np.ndarray
@@ -112,6 +120,13 @@ class Sweep:
     curves: dict[str, np.ndarray]
     exit_share: np.ndarray
     network: dict[str, float]
+    policy: dict[str, Any]
+    learnt: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def rule(self, point: int) -> Rule:
+        """The rule by which images leave at an operating point."""
+        policy, options = plugins.load("policies", self.policy["name"]), plugins.options_of(self.policy)
+        return Rule(self.thresholds, self.learnt, policy, options).at(np.array([point]))
 
     def choose(self, wish: Wish) -> int:
         """The operating point that one wishes for, chosen on validation images; a CalexError where there is none."""
@@ -129,4 +144,12 @@ def without_thresholds(branches: int, classes: int) -> Sweep:
     """One operating point, at which every image goes to the network itself and of which nothing is measured."""
     nothing = {name: np.full(1, np.nan) for name in CURVES}
     share = np.eye(branches + 1)[-1:]
-    return Sweep(np.full((1, branches, classes), np.inf), ["{}"], nothing, share, {"val": np.nan, "test": np.nan})
+    network = {"val": np.nan, "test": np.nan}
+    return Sweep(
+        np.full((1, branches, classes), np.inf),
+        ["{}"],
+        nothing,
+        share,
+        network,
+        plugins.complete("policies", {"name": "global"}, "policy"),
+    )

@@ -24,6 +24,7 @@ from calex.deploy.folder import assembled
 from calex.deploy.sweep import CURVES, Sweep
 from calex.errors import CalexError
 from calex.simulation import exits, threshold_table
+from calex.simulation.rule import charged
 from calex.system.files import read_json
 from calex.workflow import job_settings, plan
 
@@ -48,20 +49,16 @@ def cascade_of(results: Path, config: dict[str, Any], points: pl.DataFrame, chos
     manifest = read_json(backbone / "features" / "val.json", "layout.precision", "provenance.compute", "provenance.label_names")
     method = config["methods"][run.method]["variants"][run.variant]
     policy = config["policies"][chosen["policy"]]
-    if chosen["policy"] not in runnable(config["policies"]):
-        raise CalexError(
-            f"--policy: '{chosen['policy']}' compares a score of its own with its thresholds, which a cascade by itself does not "
-            f"compute; choose another one, known: {', '.join(runnable(config['policies']))}"
-        )
-    score = job_settings.score_of(method, policy, config["policies"].get(policy.get("path")))
+    path = config["policies"].get(policy.get("path"), {})
+    score = job_settings.score_of(method, policy, path)
     assert score is not None
+    scorer = {key: value for key, value in (path or policy).items() if key != "score"}  # whose scores meet the thresholds
     files = [folder / f"exits{k}.npz" for k in range(1, len(measured["taps"]) + 1)]
     validation = exits.read(files, "val", score)
-    sweep = sweep_of(points, chosen, threshold_table.read(
-        folder / f"{chosen['policy']}.thresholds.parquet", len(files), about["classes"]
-    ))  # fmt: skip
+    table = threshold_table.read(folder / f"{chosen['policy']}.thresholds.parquet", len(files), about["classes"])
+    sweep = sweep_of(points, chosen, table, scorer)
     audit = read_json(results / run.dataset / "images.json", "shape")
-    costs = validation.costs
+    costs = charged(plugins.load("policies", scorer["name"]), validation, plugins.options_of(scorer)).costs
     record = {
         "network": {
             "name": about["network"], "stem": about["stem"],
@@ -98,16 +95,9 @@ def cascade_of(results: Path, config: dict[str, Any], points: pl.DataFrame, chos
     return assembled(network, branches, sweep, record, chosen["point"])
 
 
-def runnable(policies: dict[str, Any]) -> list[str]:
-    """Name the policies whose thresholds are compared with a score of the method, which a cascade computes."""
-
-    def plugin(policy: dict[str, Any]) -> str:
-        return policies[policy["path"]]["name"] if policy.get("path") in policies else policy["name"]
-
-    return [name for name, policy in policies.items() if not plugins.defines("policies", plugin(policy), "scores")]
-
-
-def sweep_of(points: pl.DataFrame, chosen: dict[str, Any], thresholds: threshold_table.Thresholds) -> Sweep:
+def sweep_of(
+    points: pl.DataFrame, chosen: dict[str, Any], thresholds: threshold_table.Thresholds, policy: dict[str, Any]
+) -> Sweep:
     """The sweep that a chosen point belongs to, with what each of its points was worth."""
     key = [name for name in pareto.POINT if name != "point"]
     curve = points.filter(*(pl.col(name) == chosen[name] for name in key)).sort("point")
@@ -123,6 +113,8 @@ def sweep_of(points: pl.DataFrame, chosen: dict[str, Any], thresholds: threshold
         curves={name: columns[name].to_numpy() for name in CURVES},
         exit_share=np.array(by_split["val"]["exit_share"].to_list()),
         network=network_accuracy(points),
+        policy=policy,
+        learnt=thresholds.rules()[0].learnt,
     )
 
 

@@ -68,11 +68,6 @@ def exists(kind: str, name: str) -> bool:
         return False
 
 
-def defines(kind: str, name: str, function: str) -> bool:
-    """Whether a plugin defines a function, read without importing it."""
-    return function in modules.defined(source(kind, name))
-
-
 def constants(kind: str, name: str) -> dict[str, Any]:
     """Return the literal assignments of a plugin's module, without running it."""
     return modules.constants(source(kind, name))

@@ -76,13 +76,14 @@ def content(
         }
         arrays[f"{split}_label"], arrays[f"{split}_backbone"] = labels[split], backbone[split]
         if split in whole:
-            arrays[f"{split}_log_softmax"] = np.stack([_half(view.log_probabilities) for view in views])
-    arrays |= {f"{split}_backbone_log_softmax": _half(values) for split, values in backbone_log_softmax.items()}
+            arrays[f"{split}_log_softmax"] = np.stack([half(view.log_probabilities) for view in views])
+    arrays |= {f"{split}_backbone_log_softmax": half(values) for split, values in backbone_log_softmax.items()}
     flops = {"to_tap": flops_to_tap, "head": flops_head, "confidence_head": flops_confidence_head, "backbone": flops_backbone}
     return arrays | {f"flops_{name}": np.array(value) for name, value in flops.items() if value is not None}
 
 
-def _half(log_probabilities: np.ndarray) -> np.ndarray:
+def half(log_probabilities: np.ndarray) -> np.ndarray:
+    """The same in float16, in which the least stands for all below it."""
     return np.maximum(log_probabilities, LEAST).astype(np.float16)
 
 

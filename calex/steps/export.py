@@ -39,8 +39,6 @@ def run(args: argparse.Namespace) -> None:
         raise CalexError(f"--backbone: no operating points of '{args.backbone}' in the table of {args.dataset}")
     seed = config["seeds"][0] if args.seed is None else args.seed
     wanted = pl.col("seed") == seed
-    if args.policy is None:
-        wanted &= pl.col("policy").is_in(trained.runnable(config["policies"]))
     for name in ("method", "variant", "policy"):
         if (value := getattr(args, name)) is not None:
             wanted &= pl.col(name) == value

@@ -123,7 +123,11 @@ def deployable(config: dict[str, Any], dataset: str, backbone: str) -> list[str]
         if cascade.backbone == backbone and cascade.seed == config["seeds"][0]
         for file in [
             *(f"{part.format(k)}" for k in numbers for part in ("branch{}.safetensors", "exits{}.npz")),
-            *(f"{policy}.thresholds.parquet" for policy in config["methods"][cascade.method]["policies"]),
+            *(
+                f"{policy}.{part}"
+                for policy in config["methods"][cascade.method]["policies"]
+                for part in ("thresholds.parquet", "learnt.npz")
+            ),
         ]
     ]
 
