@@ -17,21 +17,21 @@ from calex.report.template import template
 from calex.system.files import replacing
 
 
-def write(path: Path, dataset: str, heads: pl.DataFrame, best: pl.DataFrame, command: str) -> None:
+def write(path: Path, dataset: str, heads: pl.DataFrame, best: pl.DataFrame, command: str, missing: str = "") -> None:
     """Write the page and, beside it, its tables as .md and .csv and its picture as .svg and .png.
 
     heads: a row for each branch of each head, `steps.heads.SCHEMA`. best: the best of them within each cost, with `within`
-    and `level`.
+    and `level`. missing: what the reader must know is not in them.
     """
     picture = vega.svg(vega.spec([chart(heads)]))
     page = template("heads_page.html").render(
-        dataset=dataset, lede=lede(heads), command=command, sections=[section(part) for part in by_backbone(best)],
+        dataset=dataset, lede=lede(heads, missing), command=command, sections=[section(part) for part in by_backbone(best)],
         spec=vega.spec([chart(heads)], background="transparent"),
         heads=[[cell(name, row[name]) for name in heads.columns] for row in heads.iter_rows(named=True)], columns=heads.columns,
     )  # fmt: skip
     contents = {
         ".csv": heads.write_csv(float_precision=6).encode(),
-        ".md": markdown(dataset, heads, best, command).encode(),
+        ".md": markdown(dataset, heads, best, command, missing).encode(),
         ".svg": picture.encode(),
         ".png": vl_convert.svg_to_png(picture, scale=2),
         ".html": page.encode(),
@@ -41,13 +41,14 @@ def write(path: Path, dataset: str, heads: pl.DataFrame, best: pl.DataFrame, com
             partial.write_bytes(content)
 
 
-def lede(heads: pl.DataFrame) -> str:
+def lede(heads: pl.DataFrame, missing: str) -> str:
     """Say what was compared."""
     seeds = counted(heads["seeds"].max(), "seed")  # type: ignore[arg-type]
     return (
         f"{counted(heads.select('method', 'variant').n_unique(), 'head')} over the same frozen features, {seeds}. Each branch answers "
         "every image. A head’s cost is its share of the backbone’s FLOPs, with its classifier and without a confidence output. The best head "
         "within a cost is chosen on validation images, its accuracy is that on test images."
+        + (f" {missing}" if missing else "")
     )
 
 
@@ -83,10 +84,10 @@ def cell(name: str, value: Any) -> str:
     return f"{100 * value:.1f}" if name.endswith("accuracy") else str(value)
 
 
-def markdown(dataset: str, heads: pl.DataFrame, best: pl.DataFrame, command: str) -> str:
+def markdown(dataset: str, heads: pl.DataFrame, best: pl.DataFrame, command: str, missing: str) -> str:
     """Write the tables of the best heads for pages that are written elsewhere."""
     blocks = [
-        f"**{dataset}**: {lede(heads)} “Level” are other methods whose difference on test images has a 95 % interval that holds 0."
+        f"**{dataset}**: {lede(heads, missing)} “Level” are other methods whose difference on test images has a 95 % interval that holds 0."
     ]
     for part in by_backbone(best):
         rows = section(part)
@@ -106,7 +107,7 @@ def chart(heads: pl.DataFrame) -> alt.FacetChart:
     base = alt.Chart(data).encode(
         x=alt.X(
             "cost:Q",
-            scale=alt.Scale(type="log"),
+            scale=alt.Scale(type="log", nice=False, padding=12),
             axis=alt.Axis(title="head’s FLOPs, % of the backbone’s (logarithmic)", format="~g"),
         ),
         y=alt.Y("accuracy:Q", scale=alt.Scale(zero=False), axis=alt.Axis(title="test accuracy of the branch alone, %")),
@@ -116,10 +117,8 @@ def chart(heads: pl.DataFrame) -> alt.FacetChart:
         shape=alt.Shape("method:N", sort=order, scale=alt.Scale(domain=order, range=shapes), legend=legend),
         tooltip=["method:N", "variant:N", alt.Tooltip("cost:Q", format=".3g"), alt.Tooltip("accuracy:Q", format=".2f")],
     )
-    lines = base.mark_line(strokeWidth=1, opacity=0.5).encode(detail="method:N")
     return (
-        alt.layer(lines, marks)
-        .properties(width=300, height=260)
+        marks.properties(width=300, height=260)
         .facet(facet=alt.Facet("view:N", title=None, header=alt.Header(labelFontSize=13)), columns=3)
         .resolve_scale(y="independent")
         .properties(title=alt.TitleParams("What a head’s FLOPs buy"))

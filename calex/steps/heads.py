@@ -7,7 +7,7 @@ classifier included. The best head within a cost is chosen on validation images;
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--settings", type=settings_argument.parse, required=True,
         help="JSON: the dataset's name and its resolved config, which says what to gather",
     )  # fmt: skip
+    parser.add_argument(
+        "--available", action="store_true", help="leave out branches that are not trained yet, instead of refusing: a look at a study that runs"
+    )  # fmt: skip
     parser.add_argument("--command", default="", help="what makes the table again, for the table itself")
     parser.add_argument("--out", type=Path, required=True, help="the page to write (.html); .md and .csv go beside it")
 
@@ -50,26 +53,34 @@ def run(args: argparse.Namespace) -> None:
     config, dataset = args.settings["config"], args.settings["name"]
     correct: dict[tuple[Any, ...], np.ndarray] = {}
     rows = []
-    for key, measured in measure(config, dataset, args.results):
+    wanted = plan.branch_exits(config, dataset)
+    there = {file for file in wanted if not args.available or (args.results / file).is_file()}
+    for key, measured in measure(config, dataset, args.results, there):
         costs, depths, val, test = (np.stack(part) for part in zip(*measured, strict=True))
         correct[key] = test
         rows.append((*key[:2], depths[0], *key[2:], costs[0], len(measured), val.mean(), test.mean()))
     table = pl.DataFrame(rows, schema=SCHEMA, orient="row").sort("backbone", "branch", "cost", "method", "variant")
     best = pl.DataFrame([winner | runners_up(winner, table, correct) for winner in winners(table)])
-    heads_page.write(args.out, dataset, table, best, args.command)
+    missing = f"{len(wanted) - len(there)} of {len(wanted)} branches are not trained yet." if len(there) < len(wanted) else ""
+    heads_page.write(args.out, dataset, table, best, args.command, missing)
     say(f"heads of {dataset}: {len(table)} branches of {table.select('method', 'variant').n_unique()} heads")
 
 
-def measure(config: dict[str, Any], dataset: str, results: Path) -> Iterator[tuple[tuple[Any, ...], list[tuple[Any, ...]]]]:
+def measure(
+    config: dict[str, Any], dataset: str, results: Path, there: Collection[str]
+) -> Iterator[tuple[tuple[Any, ...], list[tuple[Any, ...]]]]:
     """Yield each branch of each head, (backbone, k, method, variant), with a record of each seed.
 
-    A record is the head's cost, the depth of its tap (both shares of the backbone's FLOPs), the accuracy on validation
-    images, and (N,) bool: whether it answers each test image correctly.
+    there: the files to read, below the folder of all results. A record is the head's cost, the depth of its tap (both shares of
+    the backbone's FLOPs), the accuracy on validation images, and (N,) bool: whether it answers each test image correctly.
     """
     found: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
     for cascade in plan.cascades(config, dataset):
         for k in range(1, len(config["backbones"][cascade.backbone]["taps"]) + 1):
-            path = results / cascade.folder / f"exits{k}.npz"
+            file = f"{cascade.folder}/exits{k}.npz"
+            if file not in there:
+                continue
+            path = results / file
             val, test = (exits.read([path], split, "max_softmax") for split in ("val", "test"))
             costs = val.costs
             record = (
@@ -98,9 +109,10 @@ def runners_up(winner: dict[str, Any], table: pl.DataFrame, correct: dict[tuple[
     )
     key = ("backbone", "branch", "method", "variant")
     own = correct[tuple(winner[name] for name in key)]
-    level = {
-        row["method"]
-        for row in within.iter_rows(named=True)
-        if row["method"] != winner["method"] and paired.difference(correct[tuple(row[name] for name in key)], own).high >= 0
-    }
+    level = set()
+    for row in within.iter_rows(named=True):
+        theirs = correct[tuple(row[name] for name in key)]
+        seeds = min(len(theirs), len(own))  # of a study that runs, one may have fewer
+        if row["method"] != winner["method"] and paired.difference(theirs[:seeds], own[:seeds]).high >= 0:
+            level.add(row["method"])
     return {"level": ", ".join(sorted(level))}
