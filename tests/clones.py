@@ -32,6 +32,14 @@ def clone(folder: Path, config: Path | None = None) -> Path:
     return folder
 
 
+def clone_with_results(folder: Path, run: Path, config: Path) -> Path:
+    """A clone in which what another folder's run made stands as if it had been made there."""
+    clone(folder, config=config)
+    for part in ("results", ".snakemake", "logs"):
+        shutil.copytree(run / part, folder / part, dirs_exist_ok=True)
+    return folder
+
+
 def environment(folder: Path) -> dict[str, str]:
     """That of a shell in a clone in which calex was installed with `pip install -e .`, in the environment of the tests."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"

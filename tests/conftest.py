@@ -23,25 +23,27 @@ REPOSITORY = Path(__file__).parents[1]
 Snakemake = Callable[..., subprocess.CompletedProcess[str]]
 
 # Property tests: the same examples in every run, or as many times more new ones as EXPLORE says
-# (`pytest -m hypothesis --hypothesis-profile explore`).
+# (`pytest -m hypothesis --hypothesis-profile explore`). `few` is for other versions of the same libraries.
 EXPLORE = 50
 settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=100)
+settings.register_profile("few", derandomize=True, deadline=None, max_examples=10)
 settings.register_profile("explore", deadline=None, max_examples=100 * EXPLORE, print_blob=True)
 settings.load_profile("fixed")
 
 
 def examples(number: int) -> settings:
     """So many examples of a property test in the default run instead of 100, and in proportion under another profile."""
-    return settings(max_examples=number * settings.default.max_examples // 100)
+    return settings(max_examples=max(1, number * settings.default.max_examples // 100))
 
 
 RUN_SNAKEMAKE = {"run_snakemake", "shell"}  # functions of this file and of clones.py
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs the workflow, dry or not, is marked: `-m 'not workflow'` is the library alone. One worker gets all of it.
+    """What runs the workflow, dry or not, is marked: `-m 'not workflow'` is the library alone.
 
-    By the functions that a test or one of its fixtures calls.
+    By the functions that a test or one of its fixtures calls. Of several processes one has all that share the tiny run, and one
+    each file's others.
     """
     for item in items:
         if not isinstance(item, pytest.Function):
@@ -50,7 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         names = (function.__code__.co_names for function in (item.function, *fixtures) if hasattr(function, "__code__"))
         if not RUN_SNAKEMAKE.isdisjoint(itertools.chain.from_iterable(names)):
             item.add_marker("workflow")
-            item.add_marker(pytest.mark.xdist_group("workflow"))
+            item.add_marker(pytest.mark.xdist_group("tiny" if "tiny" in item.fixturenames else item.path.stem))
 
 
 def run_snakemake(
@@ -92,8 +94,8 @@ def copied_repository(folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run on two cores, with its cascade; nobody may change what is in it."""
+    """The folder of a finished run on one core, with its cascade; nobody may change what is in it."""
     folder = tmp_path_factory.mktemp("tiny")
-    done = run_snakemake(folder, "results/pareto_digits.html", "results/digits/resnet18/cascade", "--cores", "2")
+    done = run_snakemake(folder, "results/pareto_digits.html", "results/digits/resnet18/cascade", "--cores", "1")
     assert done.returncode == 0, done.stderr[-4000:]
     return folder

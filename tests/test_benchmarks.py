@@ -62,6 +62,9 @@ def test_reading_at_a_tiny_size(tmp_path, capsys):
 def test_busy_at_a_tiny_size(tmp_path, monkeypatch):
     monkeypatch.setattr(precision, "SECONDS", 0.0)
     monkeypatch.setattr(precision, "ROUNDS", 1)
+    monkeypatch.setattr(busy, "STEM", "imagenet")  # the smallest first stage
+    monkeypatch.setitem(busy.SETTINGS, "batch_size", 8)
+    monkeypatch.setattr(busy, "BATCH", 8)
     result = measured(tmp_path, "busy", "--scale", "0.01")
     computes = precision.candidates(torch.device("cpu"))
     expected = [

@@ -101,6 +101,24 @@ def test_defaults_do_not_touch_the_given_config(tiny_config: dict[str, Any]) -> 
     ("path", "value", "said"),
     [
         ("methodz", {}, "unknown key 'methodz', did you mean 'methods'?"),
+        ("methods.calexnet.hed", {"name": "prototype"}, "methods.calexnet: unknown key 'hed', did you mean 'head'?"),
+        (
+            "methods.calexnet.head.name",
+            "prototip",
+            "methods.calexnet.head.name: unknown name 'prototip', did you mean 'prototype'?",
+        ),
+        ("methods.calexnet.head.prototipes", 4, "methods.calexnet.head: unknown key 'prototipes', did you mean 'prototypes'?"),
+        (
+            "methods.calexnet.score",
+            "confidance",
+            "methods.calexnet.score: unknown name 'confidance', did you mean 'confidence'?",
+        ),
+        (
+            "methods.calexnet.policies",
+            ["cpm_ful"],
+            "methods.calexnet.policies: unknown name 'cpm_ful', did you mean 'cpm_full'?",
+        ),
+        ("datasets.digits.training.epochs", 0, "datasets.digits.training.epochs: 0 is less than the minimum"),
         ("datasets.digits.input_sise", 8, "datasets.digits: unknown key 'input_sise', did you mean 'input_size'?"),
         (
             "datasets.digits.backbones",

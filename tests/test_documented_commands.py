@@ -8,10 +8,8 @@ from pathlib import Path
 
 import documented
 import pytest
-from clones import TINY, clone, shell
+from clones import TINY, clone, clone_with_results, shell
 from PIL import Image
-
-pytestmark = [pytest.mark.workflow, pytest.mark.xdist_group("workflow")]
 
 COMMANDS = documented.commands()
 
@@ -73,9 +71,13 @@ def with_written_files(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tiny_clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone with the tiny config in which the README's first command has made the report."""
-    folder = with_written_files(clone(tmp_path_factory.mktemp("tiny_clone"), config=TINY))
+def tiny_clone(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone with the tiny config and its results, in which the README's first command has made the report.
+
+    From nothing that command makes it where runs are killed (test_recovery.py).
+    """
+    folder = with_written_files(clone_with_results(tmp_path_factory.mktemp("tiny_clone"), tiny, TINY))
+    (folder / "results/pareto_digits.html").unlink()
     done = shell(folder, REPORT)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return folder

@@ -1,4 +1,7 @@
-"""Everything is killed at once, again and again; what the pages say to type then completes the run, to the same bits."""
+"""Everything is killed at once, again and again; what the pages say to type then completes the run, to the same bits.
+
+The other run, `tiny`, was not killed and had one core; this one has all. So the number of cores changes no bit either.
+"""
 
 from __future__ import annotations
 
@@ -60,9 +63,10 @@ def killed(folder: Path, command: str, log: str, seconds: float) -> bool:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """The hash of every result; what holds the command differs, what never got its final name or is a tracked page is none."""
+    """The hash of every result. What holds the command differs; what never got its final name or is a tracked page is none; and
+    the cascade is not asked for."""
     files = (path for path in (folder / "results").rglob("*") if path.is_file() and path.suffix != ".partial")
-    skipped = {".snakemake_timestamp", "run.json", "README.md", "studies", "pareto_digits.html", "pareto_digits.md"}
+    skipped = {".snakemake_timestamp", "run.json", "README.md", "studies", "pareto_digits.html", "pareto_digits.md", "cascade"}
     return {str(path.relative_to(folder)): sha256(path.read_bytes()) for path in files if not skipped & set(path.parts)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,22 @@ from calex.simulation import exits_file
 from calex.simulation.exits_file import BranchPredictions
 from calex.system import devices
 from calex.system.files import canonical_json, replacing, write_npz
+from calex.workflow import settings_argument
+
+LOWER = "features.memory_mb or recipe.batch_size"  # where there is not enough memory
+
+
+def add_arguments(parser: argparse.ArgumentParser, keys: str = "", meaning: str = "") -> None:
+    """Define the options that both commands have. keys, meaning: what `--settings` holds more, and what is to be said of it."""
+    parser.add_argument("--features", type=Path, required=True, help="the folder of feature stores (train, val and test)")
+    parser.add_argument("--seed", type=int, required=True, help="of the initial weights and the order of images")
+    parser.add_argument(
+        "--settings", type=settings_argument.parse, required=True,
+        help='JSON: {"recipe": {…}, "head": {…}, "target": {…}, "shared_core": false, ' + keys + '"memory_mb": 2048, '
+        '"train_log_softmax": false}; ' + meaning + 'features up to memory_mb are kept in memory, larger ones streamed',
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write into")
+    devices.add_arguments(parser, threads=1)
 
 
 def opened(features: Path) -> dict[str, Store]:

@@ -21,24 +21,19 @@ from calex.system import devices
 from calex.system.files import read_npy, remedy
 from calex.workflow import settings_argument
 
-LOWER = "features.memory_mb or recipe.batch_size"  # where there is not enough memory
+LOWER = _branches.LOWER
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--features", type=Path, required=True, help="the folder of feature stores (train, val and test)")
     parser.add_argument("--branch", type=int, required=True, help="which branch, 1 is the shallowest")
     parser.add_argument(
         "--weights", type=Path, help="a weight for each training image and view (.npy); without it all count the same"
     )
-    parser.add_argument("--seed", type=int, required=True, help="of the initial weights and the order of images")
-    parser.add_argument(
-        "--settings", type=settings_argument.parse, required=True,
-        help='JSON: {"recipe": {…}, "head": {…}, "target": {…}, "shared_core": false, "confidence": true, "correct": "label", '
-        '"memory_mb": 2048, "train_log_softmax": false}; without "confidence" the branch has no such output; '
-        "features up to memory_mb are kept in memory, larger ones streamed",
-    )  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, help="the folder to write into")
-    devices.add_arguments(parser, threads=1)
+    _branches.add_arguments(
+        parser,
+        '"confidence": true, "correct": "label", ',
+        'without "confidence" the branch has no such output; ',
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -7,7 +7,6 @@ calibration and evaluation start from them.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from calex import plugins
 from calex.branches.branch import built, head_for
@@ -18,19 +17,11 @@ from calex.steps import _branches
 from calex.system import devices
 from calex.workflow import settings_argument
 
-LOWER = "features.memory_mb or recipe.batch_size"  # where there is not enough memory
+LOWER = _branches.LOWER
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--features", type=Path, required=True, help="the folder of feature stores (train, val and test)")
-    parser.add_argument("--seed", type=int, required=True, help="of the initial weights and the order of images")
-    parser.add_argument(
-        "--settings", type=settings_argument.parse, required=True,
-        help='JSON: {"recipe": {…}, "head": {…}, "target": {…}, "shared_core": false, "memory_mb": 2048, '
-        '"train_log_softmax": false}; features up to memory_mb are kept in memory, larger ones streamed',
-    )  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, help="the folder to write into")
-    devices.add_arguments(parser, threads=1)
+    _branches.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ import documented
 import one_node
 import polars as pl
 import pytest
-from clones import TINY, clone, environment, shell
+from clones import TINY, clone, clone_with_results, environment, shell
 
 COMMAND = "snakemake --profile workflow/profiles/slurm results/pareto_digits.html"
 TABLES = ("results/points_digits.parquet", "results/digits/paired.parquet")
@@ -42,9 +42,7 @@ def submissions(output: str) -> list[str]:
 
 def clone_without(method: str, tiny: Path, folder: Path) -> Path:
     """A clone with a finished run in it, less what one method and all methods together have made."""
-    clone(folder, config=TINY)
-    for part in ("results", ".snakemake", "logs"):
-        shutil.copytree(tiny / part, folder / part, dirs_exist_ok=True)
+    clone_with_results(folder, tiny, TINY)
     shutil.rmtree(folder / "results/digits/resnet18" / method)
     for file in [*TABLES, "results/digits/run.json", "results/pareto_digits.html"]:
         (folder / file).unlink()
