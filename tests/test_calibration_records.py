@@ -56,7 +56,7 @@ def test_two_images_a_class_are_too_few_for_a_threshold_a_class(tmp_path, capsys
     assert points.startswith(
         f"only {record['distinct_operating_points']} of 121 operating points differ on the 120 validation images"
     )
-    assert "as few as 0 of 60 classes have min_support (9) of the 120 validation images" in classes
+    assert "only 0 of 60 classes are predicted for min_support (9) or more of the 120 validation images" in classes
     for warning in record["warnings"]:
         assert "hold out more validation images" in warning and "lower min_support" in warning and "`global`" in warning
         assert f"warning: calibrate p: {warning}\n" in log
@@ -124,7 +124,7 @@ def test_survivors_that_nobody_can_tell_are_no_silent_uniform_weights(tmp_path, 
     record, weights = weighed(tmp_path, few_images(), random_exits(1, classes=60), min_support=9, train_margin=-0.5)
     assert (weights == 1).all()
     few, alike = record["warnings"]
-    assert "as few as 0 of 60 classes have min_support (9)" in few and "`uniform`" in few
+    assert "only 0 of 60 classes are predicted for min_support (9)" in few and "`uniform`" in few
     assert "survival is the same for every training image (1)" in alike
     assert capsys.readouterr().err.count("warning: weigh-survivors 4: ") == 2
 

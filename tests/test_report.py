@@ -112,7 +112,7 @@ def test_what_was_run_is_shown(report):
         "train 1,000, val 397, test 400",
         "0, 1, 2",
         "11.2 M parameters, 1.1 GFLOPs an image, branches after layer1, layer2 and layer3, trained on train",
-        "calexnet 1 (1 variant × 1 policy, 121 operating points a seed); reference 1 (1 variant × 1 policy",
+        "calexnet 1 (1 variant × 1 policy, 121 operating points per seed); reference 1 (1 variant × 1 policy",
         "no GPU",
         "torch 2.7.1+cpu",
         RUN["fingerprints"]["dataset"],

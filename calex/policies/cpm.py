@@ -233,7 +233,7 @@ def diagnosis(exits: Exits, min_support: int, remedy: str = REMEDY, **_: Any) ->
     if not few.any():
         return numbers, []
     return numbers, [
-        f"at a branch as few as {classes[few].min()} of {exits.classes} classes have min_support ({min_support}) of the "
-        f"{exits.predictions.shape[1]} validation images; images that are answered otherwise hardly ever leave there: hold out more "
+        f"at one branch only {classes[few].min()} of {exits.classes} classes are predicted for min_support ({min_support}) or more of the "
+        f"{exits.predictions.shape[1]} validation images; images that get another class seldom leave there: hold out more "
         f"validation images, {remedy}"
     ]
