@@ -33,7 +33,7 @@ def write(path: Path, dataset: str, heads: pl.DataFrame, best: pl.DataFrame, com
         ".csv": heads.write_csv(float_precision=6).encode(),
         ".md": markdown(dataset, heads, best, command, missing).encode(),
         ".svg": picture.encode(),
-        ".png": vl_convert.svg_to_png(picture, scale=2),
+        ".png": vl_convert.svg_to_png(picture, scale=1.5),
         ".html": page.encode(),
     }
     for suffix, content in contents.items():  # the page last: where it is, the others are
