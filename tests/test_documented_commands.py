@@ -27,6 +27,7 @@ EXCEPTED = {
     "python -m calex quote results/benchmarks.md --into results/studies/benchmarks.md": "reads what ten minutes of measuring write",
     "python -m calex quote results/pareto_fashion_mnist.md --into results/studies/fashion_mnist.md": "reads what two hours write",
     "python -m calex quote results/pareto_fashion_mnist_factors.md --into results/studies/factors.md": "reads what hours write",
+    "python -m calex quote results/heads_fashion_mnist_heads.md --into results/studies/heads.md": "reads what hours write",
     "python tests/slurm/ratio.py": "starts a Slurm cluster, as root; tests/slurm does",
     "scontrol show config": "needs a Slurm cluster",
 }
