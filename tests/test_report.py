@@ -301,3 +301,10 @@ def test_a_missing_table_is_one_line(tmp_path, capsys):
     none, out = tmp_path / "none.parquet", tmp_path / "page.html"
     assert main(["report", "--points", str(none), "--run", str(tmp_path / "run.json"), "--out", str(out)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_page_says_how_pictures_are_classified() -> None:
+    command = "snakemake --cores all results/pareto_digits.html --configfile mine.yaml"
+    text = text_of(page(operating_points({"a": 1.0}), {**RUN, "command": command}))
+    assert "snakemake --cores all results/digits/resnet18/cascade --configfile mine.yaml" in text
+    assert "python -m calex predict results/digits/resnet18/cascade PICTURES" in text
