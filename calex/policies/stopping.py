@@ -84,14 +84,17 @@ def best_cuts(exits: Exits, prices: np.ndarray, starts: np.ndarray, correct: str
         Never of less mean reward on these images than any start.
     """
     search = LineSearch(exits)
+    given = [np.full(len(exits.scores), NEVER), *starts]
+    # What a start is worth at any price follows from its rewards at the two ends.
+    only_right, only_cost = (
+        np.array([search.mean_reward(cuts, rewards(exits, x, correct)) for cuts in given]) for x in (0.0, 1.0)
+    )
     found: list[np.ndarray] = []
     for price in prices.tolist():
         reward = rewards(exits, price, correct)
-        begin = [np.full(len(exits.scores), NEVER), *found[-1:], *starts]
-        worth = np.array([search.mean_reward(cuts, reward) for cuts in begin])
-        order = np.argsort(-worth, kind="stable")
-        chosen = dict.fromkeys([*order[:2].tolist(), *range(min(2, len(begin)))])
-        ends = [search.improve(begin[place], reward) for place in chosen]
+        order = np.argsort(-((1 - price) * only_right + price * only_cost), kind="stable")
+        chosen = dict.fromkeys([*order[:2].tolist(), 0])
+        ends = [search.improve(cuts, reward) for cuts in [*(given[place] for place in chosen), *found[-1:]]]
         values = [search.mean_reward(cuts, reward) for cuts in ends]
         found.append(ends[int(np.argmax(values))])
     return np.stack(found) if found else np.empty((0, len(exits.scores)))

@@ -52,27 +52,41 @@ def learn(exits: Exits, parameters: dict[str, np.ndarray], correct: str, ridge: 
     worth = going_on[:, -1].copy()
     learnt = {}
     for k in reversed(range(len(exits.scores))):
-        dense = dense_features(exits.so_far, k)
-        inputs = np.concatenate([dense, np.eye(exits.classes)[exits.predictions[k]]], axis=1)
-        weight = np.append(np.full(dense.shape[1], 1e-6), np.full(exits.classes, ridge))
-        gain = going_on[:, k] - worth
-        fitted = np.linalg.solve(inputs.T @ inputs + np.diag(weight), inputs.T @ gain.T).T
-        leaves = (inputs @ fitted.T).round(DIGITS) >= 0
-        worth = np.where(leaves.T, going_on[:, k], worth)
-        own = np.zeros((len(is_price), inputs.shape[1]))
+        dense, predicted = dense_features(exits.so_far, k), exits.predictions[k]
+        fitted = fit(dense, predicted, exits.classes, going_on[:, k] - worth, ridge)
+        leaves = gains(dense, predicted, fitted) >= 0
+        worth = np.where(leaves, going_on[:, k], worth)
+        own = np.zeros((len(is_price), fitted.shape[1]))
         own[:, k + 1] = 1.0  # the branch's score stands after the 1
         own[is_price] = fitted
         learnt[f"branch{k + 1}"] = own
     return learnt
 
 
+def fit(dense: np.ndarray, predicted: np.ndarray, classes: int, gain: np.ndarray, ridge: float) -> np.ndarray:
+    """Regress gains (Q, N) on dense features (N, D) and the class (N,), with a ridge on the classes' terms: (Q, D + C).
+
+    The classes' terms are solved for by hand, as the mean of what is left: no matrix is of their size.
+    """
+    counts = np.bincount(predicted, minlength=classes) + ridge
+    features = np.stack([np.bincount(predicted, column, minlength=classes) for column in dense.T], axis=1)  # (C, D) sums
+    sums = np.stack([np.bincount(predicted, each, minlength=classes) for each in gain], axis=1)  # (C, Q)
+    shared = features / counts[:, None]
+    matrix = dense.T @ dense - shared.T @ features + 1e-6 * np.eye(dense.shape[1])
+    slopes = np.linalg.solve(matrix, dense.T @ gain.T - shared.T @ sums)
+    return np.concatenate([slopes, (sums - features @ slopes) / counts[:, None]]).T
+
+
+def gains(dense: np.ndarray, predicted: np.ndarray, fitted: np.ndarray) -> np.ndarray:
+    """Compute the fitted gains, (Q, N) float64, from coefficients (Q, D + C)."""
+    width = dense.shape[1]
+    return (fitted[:, :width] @ dense.T + fitted[:, width:][:, predicted]).round(DIGITS)
+
+
 def scores(so_far: SoFar, learnt: Mapping[str, np.ndarray], **_: Any) -> np.ndarray:
     """Compute the fitted gain of leaving at each branch, (P, K, N) float64."""
-    found = []
-    for k, predictions in enumerate(so_far.predictions):
-        dense, weights = dense_features(so_far, k), learnt[f"branch{k + 1}"]
-        found.append(weights[:, : dense.shape[1]] @ dense.T + weights[:, dense.shape[1] :][:, predictions])
-    return np.stack(found, axis=1).round(DIGITS)
+    each = enumerate(so_far.predictions)
+    return np.stack([gains(dense_features(so_far, k), predicted, learnt[f"branch{k + 1}"]) for k, predicted in each], axis=1)
 
 
 def thresholds(exits: Exits, parameters: dict[str, np.ndarray], correct: str, **_: Any) -> np.ndarray:
