@@ -134,6 +134,8 @@ MAKERS = {
     "run.json": "pareto",
     "paired.parquet": "compare",
     "benchmarks/*.json": "benchmark",
+    "cascade.json": "export",
+    "weights.safetensors": "export",
 }
 
 
