@@ -235,8 +235,9 @@ def test_the_half_that_tests_chose_nothing_and_the_half_that_chooses_tests_nothi
         seen.append(exits)
         return calibrated(policy, exits, policy.parameters(steps=40), "label", {})
 
-    risk.choose(val, calibrate, risk.parameters(**block), **block)
+    _, numbers, _ = risk.choose(val, calibrate, risk.parameters(**block), **block)
     (learning,) = seen
+    assert {each["images"] for each in numbers["certificates"]} == {300}
     assert len(learning.labels) == 300
     place = np.random.default_rng(1).permutation(600)
     np.testing.assert_array_equal(learning.scores, val.scores[:, np.sort(place[:300])])
