@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 KINDS = ("maps", "channels_last", "tokens")
 CLASS_TOKENS = ("drop", "append")
@@ -44,6 +46,8 @@ def as_map(output: torch.Tensor, layout: MapLayout = MAPS) -> torch.Tensor:
     grid = output[:, layout.extra :].transpose(1, 2).reshape(batch, width, side, side)
     if not layout.extra or layout.class_token == "drop":
         return grid
+    import torch  # here, because records are read without it
+
     more = output[:, : layout.extra].reshape(batch, layout.extra * width, 1, 1)
     return torch.cat([grid, more.expand(-1, -1, side, side)], 1)
 
