@@ -12,6 +12,7 @@ import torch
 from small_cascades import Small, random_weights
 
 import calex
+from calex.deploy.arrays import dataset_of
 from calex.errors import CalexError
 
 DRAW = np.random.default_rng(0)
@@ -126,3 +127,12 @@ def test_images_that_are_none_are_refused_and_so_is_the_wrong_order() -> None:
         attached.fit(TRAIN, (VAL[0][:, :8], VAL[1]))
     with pytest.raises(CalexError, match="label 4, outside"):
         attached.fit(TRAIN, (VAL[0], VAL[1] + 1))
+
+
+def test_labels_that_are_no_whole_numbers_are_refused() -> None:
+    images = np.zeros((4, 8, 8, 1), np.uint8)
+    whole, halves = np.arange(4) % 2, np.arange(4) / 2
+    with pytest.raises(
+        CalexError, match=r"^val: labels are float64, not whole numbers; give each image the number of its class$"
+    ):
+        dataset_of((images, whole), (images, halves), (images, whole), ["a", "b"])

@@ -23,7 +23,9 @@ from calex.backbones import normalisation as normalising
 from calex.backbones.trace import check_network
 from calex.branches.branch import built, head_for
 from calex.deploy import pictures
+from calex.deploy.arrays import Data, dataset_of
 from calex.deploy.cascade import Cascade
+from calex.deploy.defaults import CACHING, KEY, METHOD
 from calex.deploy.folder import GIVEN, assembled
 from calex.deploy.sweep import Wish
 from calex.deploy.trained import sweep_of
@@ -37,29 +39,6 @@ from calex.steps import cache_features, calibrate, evaluate, pareto, train_branc
 from calex.system import devices
 from calex.system.files import read_parquet, sha256, write_json
 from calex.workflow import plan, settings_argument
-
-Data = tuple[np.ndarray, np.ndarray]  # images (N, H, W, 1 or 3) uint8, all of one size, and labels (N,) whole numbers
-# What the branches are and how they learn, where nothing else is said; config/README.md explains each key.
-METHOD = {
-    "recipe": {"name": "branchwise"}, "head": {"name": "auto"}, "target": {"name": "kl"}, "weighting": {"name": "uniform"},
-    "shared_core": False, "score": "max_softmax", "correct": "label",
-}  # fmt: skip
-CACHING: dict[str, Any] = {
-    "views": 1,
-    "precision": "float16",
-    "codec": "none",
-    "compute": "float32",
-    "batch_size": 256,
-    "order_seed": 0,
-}
-KEY: dict[str, Any] = {
-    "dataset": "attached",
-    "backbone": "network",
-    "method": "attached",
-    "variant": "default",
-    "policy": "policy",
-    "seed": 0,
-}
 
 
 def attach(
@@ -186,13 +165,13 @@ class Attached:
         CalexError
             For images and labels that are none, and for a network or tap that does not fit.
         """
-        dataset = _dataset(train, val, test or val, self.classes)
+        dataset = dataset_of(train, val, test or val, self.classes)
         self.tested, self.dataset = test is not None, dataset
         learnt = dataset.images[dataset.indices("train")]
         scale = normalising.normalisation(self.given, learnt, self.channels)  # type: ignore[arg-type]
         self.transform = {"size": self.size, **scale}
-        measured, flops = taps_of(self.network, self.taps, self.size, self.pool, self.called, self.channels)
-        self.measured = {"flops": flops, "pool": self.pool, "taps": [asdict(tap) for tap in measured]}
+        measured, flops = taps.measure_taps(self.network, self.taps, self.size, self.pool, self.called, self.channels)
+        self.measured: dict[str, Any] = {"flops": flops, "pool": self.pool, "taps": [asdict(tap) for tap in measured]}
         write_json(self.folder / "taps.json", self.measured)
         self._cache(dataset, measured)
         self._train(seed)
@@ -317,24 +296,3 @@ class Attached:
             },
         }  # fmt: skip
         return assembled(build.copied(self.network), branches, sweep, record, point)
-
-
-def taps_of(network: nn.Module, names: Sequence[str], size: int, pool: int | None, called: str, channels: int) -> Any:
-    """Measure what stands at the taps, and the FLOPs of the whole network."""
-    return taps.measure_taps(network, names, size, pool, called, channels)
-
-
-def _dataset(train: Data, val: Data, test: Data, classes: Sequence[str]) -> datasets.Images:
-    """The images of all splits as one dataset."""
-    parts = [(np.asarray(images), np.asarray(labels, np.int64)) for images, labels in (train, val, test)]
-    if len({images.shape[1:] for images, _ in parts}) > 1:
-        raise CalexError(
-            f"images of train, val and test are of sizes {[images.shape[1:] for images, _ in parts]}; give one size"
-        )
-    whole = datasets.Images(
-        images=np.concatenate([images for images, _ in parts]),
-        labels=np.concatenate([labels for _, labels in parts]),
-        split=np.repeat(np.arange(3, dtype=np.uint8), [len(images) for images, _ in parts]),
-        names=np.array(classes),
-    )
-    return datasets.checked(whole, "fit")
