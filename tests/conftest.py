@@ -39,6 +39,7 @@ def examples(number: int) -> settings:
 RUN_SNAKEMAKE = {"run_snakemake", "shell"}  # functions of this file and of clones.py
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist's own reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs the workflow, dry or not, is marked: `-m 'not workflow'` is the library alone.
 
