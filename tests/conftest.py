@@ -39,12 +39,10 @@ def examples(number: int) -> settings:
 RUN_SNAKEMAKE = {"run_snakemake", "shell"}  # functions of this file and of clones.py
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist's own reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs the workflow, dry or not, is marked: `-m 'not workflow'` is the library alone.
 
-    By the functions that a test or one of its fixtures calls. Of several processes one has all that share the tiny run, and one
-    each file's others.
+    By the functions that a test or one of its fixtures calls.
     """
     for item in items:
         if not isinstance(item, pytest.Function):
@@ -53,7 +51,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         names = (function.__code__.co_names for function in (item.function, *fixtures) if hasattr(function, "__code__"))
         if not RUN_SNAKEMAKE.isdisjoint(itertools.chain.from_iterable(names)):
             item.add_marker("workflow")
-            item.add_marker(pytest.mark.xdist_group("tiny" if "tiny" in item.fixturenames else item.path.stem))
 
 
 def run_snakemake(

@@ -95,7 +95,7 @@ def test_the_lines_of_python_on_the_page_run(
     (run / "photos").mkdir()
     Image.new("L", (8, 8), 200).save(run / "photos" / "one.png")
     page = (REPOSITORY / "config/deploying.md").read_text(encoding="utf-8")
-    (block,) = (block.text for block in documented.blocks(page) if "calex.load" in block.text)
+    (block,) = (block.text for block in documented.blocks(page) if "cheaper = cascade.at" in block.text)
     exec(compile(block, "deploying.md", "exec"), names := {})
     assert capsys.readouterr().out.split()[0] in names["cascade"].classes
     assert names["cheaper"].sweep.curves["val_flops_fraction"][names["cheaper"].point] <= 0.9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import sys
 from pathlib import Path
@@ -12,7 +13,8 @@ FILE = Path(__file__).parent / "earlyon" / "compare.py"
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("earlyon") is None, reason="earlyon is not installed: pip install --no-deps earlyon==0.3.0"
+    not list(importlib.metadata.distributions(name="earlyon")),
+    reason="earlyon is not installed: pip install --no-deps earlyon==0.3.0",
 )
 def test_the_comparison_runs(capsys: pytest.CaptureFixture[str]) -> None:
     spec = importlib.util.spec_from_file_location("compare", FILE)

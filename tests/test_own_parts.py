@@ -59,7 +59,7 @@ def test_images_a_network_and_a_checkpoint_of_ones_own(tmp_path: Path) -> None:
     shutil.copytree(REPOSITORY / "config", tmp_path / "config")
     mine = write(tmp_path / "mine.yaml", photos.replace("backbones: [resnet18]", "backbones: [mine]") + backbone)
     assert "[mine]" in mine.read_text()
-    branch = {"recipe": {"epochs": 1, "batch_size": 8}, "head": {"prototypes": 4}}
+    branch = {"recipe": {"epochs": 1, "batch_size": 8}, "head": {"name": "prototype", "prototypes": 4}}
     brief = {
         "seeds": [0], "device": "cpu", "datasets": {"photos": {"source": {"val": 8}}}, "methods": {"calexnet": branch, "reference": branch},
         "policies": {"cpm_survivors": {"steps": 3}, "cpm_full": {"steps": 3}},

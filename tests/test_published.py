@@ -303,13 +303,13 @@ def test_photos_and_published_weights_as_the_page_says(cache: Path, tmp_path: Pa
     dataset_files.image_folder(tmp_path / "photos")
     put("resnet18")
     shutil.copytree(REPOSITORY / "config", tmp_path / "config")
-    branch = {"recipe": {"epochs": 1, "batch_size": 8}, "head": {"prototypes": 4}}
+    branch = {"recipe": {"epochs": 1, "batch_size": 8}, "head": {"name": "prototype", "prototypes": 4}}
     brief = {
         "seeds": [0],
         "device": "cpu",
         "datasets": {"photos": {"source": {"val": 8}}},
         "backbones": {"resnet18_published": {"crop": 64, "taps": ["layer2"]}},
-        "methods": {"calexnet": branch, "calexnet_tuned": {"policies": ["global"]}},
+        "methods": {"calexnet": branch, "calex_best": branch | {"policies": ["global"]}},
         "policies": {"global": {"steps": 3}},
     }
     files = [write(tmp_path / "mine.yaml", photos), write(tmp_path / "brief.yaml", brief)]
@@ -319,7 +319,7 @@ def test_photos_and_published_weights_as_the_page_says(cache: Path, tmp_path: Pa
     assert about["transform"]["size"] == 64 and about["transform"]["mean"] == [0.485, 0.456, 0.406]
     assert about["last_layer"]["name"] == "fc" and about["classes"] == 2
     points = pl.read_parquet(tmp_path / "results/points_photos.parquet")
-    assert {"backbone", "calexnet_tuned"} <= set(points["method"])
+    assert {"backbone", "calex_best"} <= set(points["method"])
     assert "is not the published file" in (tmp_path / "results/pareto_photos.html").read_text(encoding="utf-8")
     # Then a cascade that answers the same pictures, by the page's commands for digits.
     text = section("README.md", "Classify pictures").replace("digits/resnet18/", "photos/resnet18_published/")

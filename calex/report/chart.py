@@ -144,9 +144,13 @@ def upper_view(data: ChartData, encodings: Encodings, frame: alt.Parameter) -> a
             strokeOpacity=encodings.opacity(1, 0.28),
         )
         .add_params(*encodings.chosen),
-        alt.Chart(data.ceilings)
-        .mark_line(interpolate="step-after", strokeWidth=1.2, strokeDash=[1, 3], clip=True)
-        .encode(x("budget"), y("mean"), encodings.detail, color=encodings.colour, strokeOpacity=encodings.opacity(0.9, 0)),
+        *[
+            alt.Chart(ceilings)
+            .mark_line(interpolate="step-after", strokeWidth=1.2, strokeDash=[1, 3], clip=True)
+            .encode(x("budget"), y("mean"), encodings.detail, color=encodings.colour, strokeOpacity=encodings.opacity(0.9, 0))
+            for ceilings in [data.ceilings]
+            if len(ceilings)  # a layer without data has an infinite extent, of which Vega complains
+        ],
         front.mark_point(filled=True, size=encodings.size, clip=True, aria=False, opacity=1).encode(
             *spot,
             encodings.shape,
