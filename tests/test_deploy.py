@@ -49,6 +49,8 @@ def test_every_policy_decides_in_a_cascade_as_over_stored_exits(name: str) -> No
     labels = np.random.default_rng(0).integers(0, CLASSES, len(inputs))
     parameters = policy.parameters(**options)
     rule = calibrated(policy, replace(exits, labels=labels), parameters, "label", options)
+    # Some policies put a threshold on an image's own score, which a batch of another size may compute in other last bits.
+    rule = replace(rule, thresholds=rule.thresholds - 1e-5)
     points = len(rule.thresholds)
     few = {"thresholds": rule.thresholds, "learnt": rule.learnt, "policy": block, "parameters": ["{}"] * points}
     cascade.sweep = replace(cascade.sweep, **few)
@@ -274,17 +276,17 @@ def test_moving_along_the_curve_shares_the_weights() -> None:
         cascade.at(max_flops=0.1)
 
 
-def test_folding_leaves_the_answers_and_the_network_as_they_are() -> None:
+def test_fusing_leaves_the_answers_and_the_network_as_they_are() -> None:
     thresholds = np.random.default_rng(0).choice([0.2, 0.5, 0.8], size=(1, 3, CLASSES))
     cascade, inputs = made("ztw", "margin", thresholds, 7), torch.randn(50, 3, 7, 7)
     answers, network = cascade(inputs), cascade.network(inputs)
     assert sum(isinstance(module, nn.BatchNorm2d) for module in cascade.stages.modules()) == 1
-    folded = cascade.fold()(inputs)
+    fused = cascade.fuse()(inputs)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in cascade.stages.modules())
     assert torch.equal(cascade.network(inputs), network)
-    assert (folded.exit == answers.exit).float().mean() > 0.9
-    same = folded.exit == answers.exit
-    torch.testing.assert_close(folded.probabilities[same], answers.probabilities[same], atol=5e-3, rtol=0)
+    assert (fused.exit == answers.exit).float().mean() > 0.9
+    same = fused.exit == answers.exit
+    torch.testing.assert_close(fused.probabilities[same], answers.probabilities[same], atol=5e-3, rtol=0)
 
 
 def test_compiled_stages_answer_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

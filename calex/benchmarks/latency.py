@@ -1,8 +1,8 @@
 """Is a cascade as much faster than its network as its FLOPs promise? Random weights, made-up images.
 
 What an image costs depends on where it leaves and not on what it shows: at each operating point as many images leave at each
-exit as cost so much in the mean. A ratio is the measured speed-up over the one that FLOPs predict. The cascade's BatchNorms are
-folded into its convolutions, as one would deploy it; the network is run as it is.
+exit as cost so much in the mean. A ratio is the measured speed-up over the one that FLOPs predict. The cascade's convolutions are
+fused with what follows them, as one would deploy it; the network is run as it is.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def random_cascade(network: str, stem: str, size: int, classes: int) -> Cascade:
         },
         "made": {"images": {}},
     }  # fmt: skip
-    return assembled(model, branches, without_thresholds(len(TAPS), classes), record, 0, check=False).fold()
+    return assembled(model, branches, without_thresholds(len(TAPS), classes), record, 0, check=False).fuse()
 
 
 @torch.no_grad()

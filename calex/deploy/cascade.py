@@ -17,13 +17,14 @@ from calex.backbones.transform import to_input
 from calex.branches.branch import Branches
 from calex.deploy import pictures
 from calex.deploy.cut import Stage
-from calex.deploy.folding import fold
+from calex.deploy.fusing import fuse
 from calex.deploy.routing import Answers, route
 from calex.deploy.sweep import Sweep, Wish
 from calex.simulation.cost import Costs
 from calex.system.precision import autocast
 
 CHUNK = 256  # pictures that are read and answered at a time
+PART = 16 << 20  # bytes of input that a CPU answers at a time: the maps of more images do not stay in its caches
 
 
 class Cascade(nn.Module):
@@ -41,8 +42,8 @@ class Cascade(nn.Module):
     Both give `Answers`: prediction (B,) int64, probabilities (B, C) float32, exit (B,) int64 (from 0; K is the network
     itself) and score (B,) float32.
 
-    It moves with `.to(device)`, is always in evaluation mode, and computes under `torch.autocast` as any module. `fold()` makes
-    it faster where a network has BatchNorm, and `compile_stages()` compiles it stage by stage; as a whole it cannot be
+    It moves with `.to(device)`, is always in evaluation mode, and computes under `torch.autocast` as any module. `fuse()` makes
+    it faster where a network has convolutions, and `compile_stages()` compiles it stage by stage; as a whole it cannot be
     compiled, because how many images go on is only known as it runs.
 
     Attributes
@@ -142,8 +143,11 @@ class Cascade(nn.Module):
         """Answer (B, channels, S, S) float32, prepared images on the cascade's device."""
         if len(inputs) and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-        answers = route(self, inputs, self.sweep.rule(self.point), self.about["score"])
-        return Answers(*(torch.from_numpy(part).to(inputs.device) for part in answers))
+        rule, count = self.sweep.rule(self.point), max(len(inputs), 1)
+        if inputs.device.type == "cpu":
+            count = max(1, PART * len(inputs) // max(inputs.nbytes, 1))
+        answers = [route(self, part, rule, self.about["score"]) for part in inputs.split(count)]
+        return Answers(*(torch.from_numpy(np.concatenate(part)).to(inputs.device) for part in zip(*answers, strict=True)))
 
     def run(
         self, stage: int, values: Sequence[Any], before: torch.Tensor | None
@@ -165,10 +169,10 @@ class Cascade(nn.Module):
         """Make positions an index: see `calex.deploy.routing.Runtime`."""
         return torch.from_numpy(images).to(self.device)
 
-    def fold(self) -> Cascade:
-        """Fold BatchNorm into convolutions, for speed: answers may differ in their last bits; gives the cascade itself."""
+    def fuse(self) -> Cascade:
+        """Do in one kernel what follows a convolution, for speed: answers may differ in their last bits; gives itself."""
         for stage in self.stages:
-            fold(stage.graph)  # type: ignore[arg-type]
+            fuse(stage.graph)  # type: ignore[arg-type]
         return self
 
     def compile_stages(self, **options: Any) -> Cascade:

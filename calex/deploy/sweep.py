@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -125,8 +126,13 @@ class Sweep:
 
     def rule(self, point: int) -> Rule:
         """The rule by which images leave at an operating point."""
+        return self.rules.at(np.array([point]))
+
+    @cached_property
+    def rules(self) -> Rule:
+        """The rule at all operating points: a plugin is looked for once and not for each batch."""
         policy, options = plugins.load("policies", self.policy["name"]), plugins.options_of(self.policy)
-        return Rule(self.thresholds, self.learnt, policy, options).at(np.array([point]))
+        return Rule(self.thresholds, self.learnt, policy, options)
 
     def choose(self, wish: Wish) -> int:
         """The operating point that one wishes for, chosen on validation images; a CalexError where there is none."""

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
     if min(args.batch_sizes) < 1 or args.images < 1 or args.rounds < 1:
         raise CalexError("--batch-sizes, --images and --rounds: each is at least 1")
     device = devices.claim(args.device, args.threads)
-    cascade = read(args.cascade).to(device)
+    cascade = read(args.cascade).to(device).fuse()
     cascade = cascade.at(**wish) if (wish := sweep.wished(args)) else cascade
     if args.dataset is not None:
         dataset = images.load(args.dataset)

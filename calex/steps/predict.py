@@ -81,7 +81,7 @@ def loaded(args: argparse.Namespace) -> Any:
     from calex.system import devices
 
     device = devices.claim(args.device, args.threads)
-    return folder.read(args.cascade).to(device)
+    return folder.read(args.cascade).to(device).fuse()
 
 
 def listed(paths: Sequence[Path]) -> list[Path]:

@@ -119,7 +119,7 @@ def main(words: list[str] | None = None) -> dict[str, float]:
     for name, seconds in ours.items():
         print(f"  calex, {name}: {seconds:.1f} s, {ratios[name]:.1f} × as fast{verdict(name, ratios[name])}")
     inputs = cascade.prepare(pixels(args.test_images, 2)[0])
-    cascade = latency.with_shares(cascade, inputs, SHARES)
+    cascade = latency.with_shares(cascade.fuse(), inputs, SHARES)
     same_answers(cascade, model)
     exits = cascade(inputs).exit
     alike = np.mean([model(inputs[n : n + 1], mode="inference").exit_taken % 4 == int(exits[n]) for n in range(len(inputs))])
