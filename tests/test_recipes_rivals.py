@@ -32,6 +32,28 @@ def store(tmp_path_factory):
     return write_store(tmp_path_factory.mktemp("store"))
 
 
+RECIPES = [name for name in plugins.names("recipes") if plugins.constants("recipes", name).get("JOINT") and name != "e2cm"]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_loss_that_a_gpu_may_replay_is_the_same_at_every_batch(name, store, monkeypatch):
+    """A CUDA graph holds what a loss did once: one that counts batches or trains in turns must not be replayed."""
+    steady_ones = []
+
+    def watched(parameters, loader, loss_of, label, *rest, steady=False, **options):
+        batch = next(iter(loader.epoch(0)))
+        values = {round(float(loss_of(batch).detach()), 4) for _ in range(30)}
+        assert len(values) == 1 or not steady
+        steady_ones.append(steady)
+        return [0.0]
+
+    monkeypatch.setattr(plugins.load("recipes", name), "fit", watched)
+    short = {"jei_dnn": {"warmup": 2, "period": 3}, "l2w_den": {"meta_learning_rate": 0.1}, "pteenet": {"warmup": 2}}
+    cascade = build(name, "prototype", **short.get(name, {}))
+    train(name, cascade, store, **short.get(name, {}))
+    assert set(steady_ones) == {name not in ("jei_dnn", "l2w_den")}
+
+
 # Nearest class means.
 
 

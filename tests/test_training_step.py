@@ -44,7 +44,7 @@ def loss_of(branch: Branch):
 
 def test_a_cpu_takes_plain_steps() -> None:
     branch = Branch(HEADS[1], (6, 8, 8), 3, shared_core=False)
-    assert type(training_step.adamw(list(branch.parameters()), loss_of(branch), 0.01, 0.0)) is training_step.Step
+    assert type(training_step.adamw(list(branch.parameters()), loss_of(branch), 0.01, 0.0, True)) is training_step.Step
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -54,7 +54,7 @@ def test_replayed_steps_are_those_that_run_one_by_one(head: dict) -> None:
     plain = Branch(head, (6, 8, 8), 3, shared_core=False).cuda().train()
     replayed = copy.deepcopy(plain)
     usual = training_step.Step(loss_of(plain), torch.optim.AdamW(plain.parameters(), lr=0.01, weight_decay=0.01, fused=True))
-    graphed = training_step.adamw(list(replayed.parameters()), loss_of(replayed), 0.01, 0.01)
+    graphed = training_step.adamw(list(replayed.parameters()), loss_of(replayed), 0.01, 0.01, True)
     for number, batch in enumerate(batches("cuda", [16] * 7 + [5] + [16] * 6)):  # an epoch's last batch is smaller
         losses = []
         for step in (usual, graphed):
@@ -75,7 +75,7 @@ def test_a_loss_that_cannot_be_captured_trains_as_usual() -> None:
         loss = inner(batch)
         return loss * (1.0 if float(loss.detach()) > -1 else 2.0)
 
-    step = training_step.adamw(list(branch.parameters()), reads_a_value_back, 0.01, 0.0)
+    step = training_step.adamw(list(branch.parameters()), reads_a_value_back, 0.01, 0.0, True)
     losses = [float(step(batch)) for batch in batches("cuda", [16] * 30)]
     assert isinstance(step, training_step.GraphedStep) and not step.possible
     assert all(torch.isfinite(torch.tensor(losses)))

@@ -97,6 +97,7 @@ def fit(
     schedule: str,
     milestone: int = 0,
     prefix: str = "",
+    steady: bool = False,
 ) -> list[float]:
     """Minimise by AdamW what `loss_of` gives for a batch, a mean over its images.
 
@@ -116,6 +117,9 @@ def fit(
         A recipe's options; see `rate` for the schedule. The loader decides the size of batches.
     prefix : str
         Of the option that an error names.
+    steady : bool
+        Whether `loss_of` does the same for every batch of a size: then it is recorded once on a GPU and replayed. One that
+        counts batches, trains in turns or reads values back must not say so: what it decides would be decided once for all.
 
     Returns
     -------
@@ -127,7 +131,7 @@ def fit(
     CalexError
         If the loss is no longer finite.
     """
-    step = adamw(list(parameters), loss_of, learning_rate, weight_decay)
+    step = adamw(list(parameters), loss_of, learning_rate, weight_decay, steady)
     history: list[float] = []
     for epoch in track(range(epochs), label, epochs, "epochs"):
         total, seen = torch.zeros(()), 0

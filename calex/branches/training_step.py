@@ -39,8 +39,9 @@ class Step:
 class GraphedStep(Step):
     """A step that is replayed for batches as large as the first one; others, such as an epoch's last, run as usual.
 
-    The optimizer must be capturable, with a learning rate that is a tensor on the GPU. `loss_of` must be free of what a graph
-    cannot hold, such as reading a value back; if it is not, every step runs as usual.
+    The optimizer must be capturable, with a learning rate that is a tensor on the GPU. `loss_of` must do the same for every
+    batch: a graph holds what it did for one. If it does what a graph cannot hold, such as reading a value back, every step
+    runs as usual.
     """
 
     def __init__(self, loss_of: Callable[[Any], torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
@@ -99,11 +100,15 @@ def tensors(batch: Any) -> list[torch.Tensor]:
 
 
 def adamw(
-    parameters: list[torch.nn.Parameter], loss_of: Callable[[Any], torch.Tensor], learning_rate: float, weight_decay: float
+    parameters: list[torch.nn.Parameter],
+    loss_of: Callable[[Any], torch.Tensor],
+    learning_rate: float,
+    weight_decay: float,
+    steady: bool,
 ) -> Step:
-    """Build a step of AdamW for parameters on one device."""
+    """Build a step of AdamW for parameters on one device; `steady` as in `calex.branches.fitting.fit`."""
     device = parameters[0].device
-    if device.type != "cuda":
+    if device.type != "cuda" or not steady:
         return Step(loss_of, torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True))
     rate = torch.tensor(learning_rate, device=device)
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay, fused=True, capturable=True)

@@ -73,4 +73,4 @@ def train(cascade: Boosted, job: TrainingJob) -> list[float]:
         return summed_loss([output.logits for output in cascade([tap.float() for tap in batch.taps])], batch)
 
     options = {key: value for key, value in job.settings.items() if key != "boost"}
-    return fit(cascade.parameters(), job.loader, loss, job.label, **options)
+    return fit(cascade.parameters(), job.loader, loss, job.label, steady=True, **options)

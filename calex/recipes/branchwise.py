@@ -47,7 +47,7 @@ def train(branch: Classifier, job: TrainingJob) -> list[float]:
         return (losses if weights is None else weights[batch.view, batch.position] * losses).mean()
 
     options = {key: value for key, value in job.settings.items() if key != "importance"}
-    return fit(branch.parameters(), loader, loss, job.label, schedule="cosine", **options)
+    return fit(branch.parameters(), loader, loss, job.label, schedule="cosine", steady=True, **options)
 
 
 class WeightedSampler:

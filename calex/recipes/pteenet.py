@@ -2,6 +2,10 @@
 
 P_{K+1} = the backbone's softmax, C_{K+1} = 1; P_k = h_k·p_k + (1 − h_k)·P_{k+1}; C_k = h_k·c_k + (1 − h_k)·C_{k+1},
 with h_k the confidence and c_k what it costs to leave at branch k, as a share of the backbone.
+
+A branch learns of an image in proportion to h_k. Beside a trained backbone a new branch is the worse answer for most images, so
+h_k falls to 0 for them before the branch has learnt them, and then it never does: it keeps one or two classes. `warmup` is not
+the paper's: branches first learn by themselves, as in deep supervision, so that confidences meet classifiers that can answer.
 """
 
 from __future__ import annotations
@@ -19,11 +23,12 @@ from calex.recipes import check_target
 JOINT = True
 TARGETS = ["argmax", "labels"]
 
-# version: v1 is NLL(P_1, t) + λ·C_1, v2 the mean of NLL(P_k, t) + λ·C_k over k. cost_weight: λ. The others as in
-# `branchwise`; schedule of the learning rate.
+# version: v1 is NLL(P_1, t) + λ·C_1, v2 the mean of NLL(P_k, t) + λ·C_k over k. cost_weight: λ. warmup: epochs, of all, in
+# which each branch minimises NLL(p_k, t). The others as in `branchwise`; schedule of the learning rate.
 OPTIONS = {
     "version": "v1",
     "cost_weight": 0.9,
+    "warmup": 0,
     "epochs": 30,
     "batch_size": 128,
     "learning_rate": 0.001,
@@ -33,6 +38,7 @@ OPTIONS = {
 CHOICES = {"version": ["v1", "v2"], "schedule": ["constant", "cosine"]}
 RANGES = {
     "cost_weight": "[0, inf)",
+    "warmup": "[0, inf)",
     "epochs": "[1, inf)",
     "batch_size": "[2, inf)",
     "learning_rate": "(0, inf)",
@@ -95,14 +101,28 @@ def train(cascade: Branches, job: TrainingJob) -> list[float]:
     shares = torch.tensor(job.costs.by_exit_alone() / job.costs.backbone, dtype=torch.float32, device=job.device)
     cascade.to(job.device).train()
     options = dict(job.settings)
-    version, cost_weight = options.pop("version"), options.pop("cost_weight")
+    version, cost_weight, warmup = (options.pop(name) for name in ("version", "cost_weight", "warmup"))
+    warmup = min(warmup, options["epochs"])
 
-    def loss(batch: Any) -> torch.Tensor:
+    def outputs_of(batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         outputs = cascade([tap.float() for tap in batch.taps])
         truth = (batch.labels if job.target["name"] == "labels" else batch.log_softmax.argmax(1))[:, None]
         log_p = torch.stack([output.logits.log_softmax(1).gather(1, truth).squeeze(1) for output in outputs])
         confidence = torch.stack([output.confidence for output in outputs])
-        log_backbone = batch.log_softmax.gather(1, truth).squeeze(1)
+        return log_p, confidence, batch.log_softmax.gather(1, truth).squeeze(1)
+
+    def alone(batch: Any) -> torch.Tensor:
+        log_p, confidence, _ = outputs_of(batch)
+        return -log_p.sum(0).mean() + 0 * confidence.sum()
+
+    def together(batch: Any) -> torch.Tensor:
+        log_p, confidence, log_backbone = outputs_of(batch)
         return losses(log_p, confidence, log_backbone, shares, version, cost_weight).mean()
 
-    return fit(cascade.parameters(), job.loader, loss, job.label, **options)
+    phases = [(alone, warmup, "warm-up of "), (together, options.pop("epochs") - warmup, "")]
+    return [
+        value
+        for loss, epochs, name in phases
+        if epochs
+        for value in fit(cascade.parameters(), job.loader, loss, f"{name}{job.label}", epochs=epochs, steady=True, **options)
+    ]

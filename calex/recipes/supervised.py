@@ -53,4 +53,4 @@ def train(cascade: Ensembled, job: TrainingJob) -> list[float]:
         return summed_loss([output.logits for output in outputs], batch)
 
     options = {key: value for key, value in job.settings.items() if key != "ensemble"}
-    return fit(cascade.parameters(), job.loader, loss, job.label, **options)
+    return fit(cascade.parameters(), job.loader, loss, job.label, steady=True, **options)

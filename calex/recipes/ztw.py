@@ -168,9 +168,9 @@ def train(cascade: ZTWBranches, job: TrainingJob) -> list[float]:
     def ensembles_loss(batch: Batch) -> torch.Tensor:
         return summed_loss(cascade.ensembles(batch.taps[0]), batch)
 
-    history = fit(of_branches, job.loader, branches_loss, job.label, **first)
+    history = fit(of_branches, job.loader, branches_loss, job.label, steady=True, **first)
     cached = cache_logits(cascade, job.loader, second["batch_size"], 1000 * job.seed)
     return history + fit(
         of_ensembles, cached, ensembles_loss, f"{job.label}, ensembles",
-        weight_decay=0.0, schedule="constant", prefix="ensemble_", **second,
+        weight_decay=0.0, schedule="constant", prefix="ensemble_", steady=True, **second,
     )  # fmt: skip
