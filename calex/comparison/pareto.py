@@ -16,7 +16,7 @@ CURVE = ("dataset", "backbone", "method", "policy", "seed")
 POINT = ("dataset", "backbone", "method", "variant", "policy", "seed", "point")
 # Policies that nobody can deploy: they know the labels, or what an image would be answered later.
 BOUNDS = ("oracle", "clairvoyant")
-# The budgets at which curves are compared.
+# The budgets at which curves are compared, where a dataset names no others.
 BUDGETS = (0.7, 0.6, 0.5, 0.4, 0.3)
 # Area: FLOPs reductions of 30 to 70 %. Built from integers, so that 0.7 is 0.7 and not a rounding below it.
 AREA_BUDGETS = tuple((np.arange(300, 701) / 1000).tolist())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from calex.comparison.pareto import BUDGETS
 from calex.report.claims import Claims
 from calex.report.formatting import counted, interval, joined, percent
 from calex.report.tables import Section
@@ -22,7 +21,7 @@ def markdown(dataset: str, sections: Iterable[Section], run: dict[str, Any]) -> 
 
 def section_blocks(dataset: str, section: Section, reference: str) -> list[str]:
     """Accuracy, difference, and for each of ours the counts. reference: what the accuracies are to be compared with."""
-    budgets = [percent(budget) for budget in BUDGETS]
+    budgets = [percent(budget) for budget in section.budgets]
     alone = f" The backbone alone: {100 * section.backbone_accuracy:.1f}." if section.backbone_accuracy is not None else ""
     blocks = [
         f"**{dataset}, {section.backbone}**: test accuracy in percent within a budget of FLOPs, mean over seeds "

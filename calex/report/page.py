@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import yaml
 
-from calex.comparison.pareto import BUDGETS, deployable
+from calex.comparison.pareto import deployable
 from calex.report import wording
 from calex.report.calibrations import promise_rows, score_table
 from calex.report.chart import chart
@@ -27,7 +27,6 @@ def page(points: pl.DataFrame, sections: Sequence[Section], run: dict[str, Any])
         dataset=points["dataset"][0],
         sections=[shown(section, run) for section in sections],
         tried=tried_settings(points),
-        budgets=BUDGETS,
         seeds=deployable(points)["seed"].unique().sort().to_list(),
         images=dict(points.group_by("split").agg(pl.col("n").max()).iter_rows()),
         exit_colours=exit_colours(branch_count(points)),
@@ -57,5 +56,6 @@ def shown(section: Section, run: dict[str, Any]) -> dict[str, Any]:
         "rows": section.rows,
         "exit_shares": section.exit_shares,
         "ours": section.ours,
+        "budgets": section.budgets,
         "claims": section.claims,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ class Section:
 
     points: its operating points. styles: of its curves, see `styles.curve_styles`. band: accuracies at the budgets of
     the tables, curve, budget, mean, low, high, seeds, of. rows, exit_shares: see `accuracy_rows` and `exit_shares`.
-    ours: the curve to which the differences are, if there is one. claims: for each of ours.
+    ours: the curve to which the differences are, if there is one. claims: for each of ours. budgets: of the tables.
     """
 
     backbone: str
@@ -34,6 +35,7 @@ class Section:
     exit_shares: list[dict[str, Any]]
     ours: str | None
     claims: dict[str, Claims]
+    budgets: tuple[float, ...]
 
 
 def ours_of(paired: pl.DataFrame | None) -> list[tuple[str, str]]:
@@ -41,6 +43,11 @@ def ours_of(paired: pl.DataFrame | None) -> list[tuple[str, str]]:
     if paired is None:
         return []
     return paired.select("ours", "ours_method", "ours_policy").unique().sort("ours").drop("ours").rows()
+
+
+def budgets_of(paired: pl.DataFrame | None) -> tuple[float, ...]:
+    """Return the budgets at which curves were compared, the largest first; the usual ones where none were."""
+    return BUDGETS if paired is None or not len(paired) else tuple(sorted(set(paired["budget"]), reverse=True))
 
 
 def sections(points: pl.DataFrame, paired: pl.DataFrame | None) -> list[Section]:
@@ -55,7 +62,8 @@ def section(points: pl.DataFrame, styles: pl.DataFrame, paired: pl.DataFrame | N
     methods = deployable(points)
     styles = styles.join(methods, on=("method", "policy"), how="semi", maintain_order="left")
     name = styles.select("method", "policy", "curve")
-    chosen = at_budgets(methods, BUDGETS).join(name, on=("method", "policy"))
+    budgets = budgets_of(paired)
+    chosen = at_budgets(methods, budgets).join(name, on=("method", "policy"))
     band = over_seeds(chosen, "test_accuracy").join(name, on=("method", "policy"))
     cost = over_seeds(chosen, "test_flops_fraction").join(name, on=("method", "policy"))
     alone = points.filter((pl.col("method") == "backbone") & (pl.col("split") == "test"))
@@ -79,9 +87,10 @@ def section(points: pl.DataFrame, styles: pl.DataFrame, paired: pl.DataFrame | N
         band=band,
         backbone_accuracy=alone["accuracy"][0] if len(alone) else None,
         rows=accuracy_rows(band, cost, area(methods).join(name, on=("method", "policy")), styles, differences.get(first)),
-        exit_shares=exit_shares(chosen, styles),
+        exit_shares=exit_shares(chosen, styles, budgets),
         ours=first,
         claims={curve: claims(rows, grid, curve, our_curves) for curve, rows in differences.items()},
+        budgets=budgets,
     )
 
 
@@ -96,7 +105,8 @@ def accuracy_rows(
     accuracy, cost: curve, budget and the band over seeds. areas: one row for each seed, see `pareto.area`.
     """
     by_place = {} if differences is None else {(row["curve"], row["budget"]): row for row in differences.iter_rows(named=True)}
-    near = {budget: tied(accuracy.filter(pl.col("budget") == budget)) for budget in BUDGETS}
+    budgets = sorted(accuracy["budget"].unique(), reverse=True)
+    near = {budget: tied(accuracy.filter(pl.col("budget") == budget)) for budget in budgets}
     area_band = over_seeds(areas, "area").join(styles.select("method", "policy", "curve"), on=("method", "policy"))
     covered = dict(areas.group_by("curve").agg(pl.col("covered").min()).iter_rows())
     near_area = tied(area_band.filter(pl.col("curve").is_in([curve for curve, share in covered.items() if share == 1])))
@@ -113,7 +123,7 @@ def accuracy_rows(
                     "best": curve in near[budget],
                     "difference": by_place.get((curve, budget)),
                 }
-                for budget in BUDGETS
+                for budget in budgets
             ],
             "area": {**area_of[curve], "covered": covered[curve], "best": curve in near_area},
         }
@@ -122,7 +132,7 @@ def accuracy_rows(
     ]
 
 
-def exit_shares(chosen: pl.DataFrame, styles: pl.DataFrame) -> list[dict[str, Any]]:
+def exit_shares(chosen: pl.DataFrame, styles: pl.DataFrame, budgets: Sequence[float]) -> list[dict[str, Any]]:
     """For each budget: each curve's style with the shares of test images that leave at each exit, mean over seeds."""
     shares = {
         (curve, budget): [sum(share) / len(share) for share in zip(*seeds, strict=True)]
@@ -134,7 +144,7 @@ def exit_shares(chosen: pl.DataFrame, styles: pl.DataFrame) -> list[dict[str, An
     curves = list(styles.iter_rows(named=True))
     return [
         {"budget": budget, "curves": [{**style, "shares": shares.get((style["curve"], budget))} for style in curves]}
-        for budget in BUDGETS
+        for budget in budgets
     ]
 
 

@@ -7,6 +7,7 @@ some seed there is no value.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -33,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--settings",
         type=settings_argument.parse,
         required=True,
-        help='JSON: {"ours": [{"method", "policy"}, …]}, the curves to compare with',
+        help='JSON: {"ours": [{"method", "policy"}, …], "budgets": [0.7, …]}: the curves to compare with, and at which shares of '
+        "the backbone's FLOPs",
     )
     parser.add_argument("--out", type=Path, required=True, help="the table to write (.parquet)")
 
@@ -72,12 +74,10 @@ class CorrectAnswers:
         return chosen
 
 
-def table(points: pl.DataFrame, ours: list[dict[str, str]], correct: CorrectAnswers) -> pl.DataFrame:
+def table(points: pl.DataFrame, ours: list[dict[str, str]], budgets: Sequence[float], correct: CorrectAnswers) -> pl.DataFrame:
     """One row for each backbone, budget, curve of ours and curve other than that: `paired.SCHEMA`, without `n`."""
     rows = []
-    for (backbone, budget), chosen in pareto.at_budgets(pareto.deployable(points), pareto.BUDGETS).group_by(
-        "backbone", "budget"
-    ):
+    for (backbone, budget), chosen in pareto.at_budgets(pareto.deployable(points), budgets).group_by("backbone", "budget"):
         curves = {
             curve: {row["seed"]: row for row in by_seed.iter_rows(named=True)}
             for curve, by_seed in chosen.group_by("method", "policy")
@@ -109,7 +109,9 @@ def run(args: argparse.Namespace) -> None:
     points = read_parquet(args.points, MARKED)
     branches = {backbone: len(shares[0]) - 1 for backbone, shares in points.group_by("backbone").agg("exit_share").iter_rows()}
     images = dict(points.filter(pl.col("split") == "test").group_by("backbone").agg(pl.col("n").max()).iter_rows())
-    compared = table(points, args.settings["ours"], CorrectAnswers(args.results, branches))
+    compared = table(
+        points, args.settings["ours"], args.settings.get("budgets", pareto.BUDGETS), CorrectAnswers(args.results, branches)
+    )
     compared = compared.with_columns(n=pl.col("backbone").replace_strict(images, return_dtype=pl.Int64))
     with replacing(args.out) as partial:
         compared.write_parquet(partial)

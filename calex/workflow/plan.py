@@ -93,6 +93,11 @@ def ours(config: dict[str, Any], dataset: str) -> list[dict[str, str]]:
     return [{"method": method, "policy": config["methods"][method]["policies"][0]} for method in methods]
 
 
+def compared(config: dict[str, Any], dataset: str) -> dict[str, Any]:
+    """Return what `compare` is told: the curves of ours, and the budgets at which others are compared with them."""
+    return {"ours": ours(config, dataset), "budgets": config["datasets"][dataset]["budgets"]}
+
+
 def branch_exits(config: dict[str, Any], dataset: str) -> list[str]:
     """Every file of what branches answer, below the folder of all results."""
     return [

@@ -127,7 +127,7 @@ rule compare:
         mem_mb=4000,
         runtime=30,
     params:
-        settings=lambda w: canonical_json({"ours": plan.ours(config, w.dataset)}),
+        settings=lambda w: canonical_json(plan.compared(config, w.dataset)),
         sources=source_hashes("compare"),
     message:
         "{wildcards.dataset}: comparing every curve with each of ours, image by image"
