@@ -46,6 +46,7 @@ def test_the_shipped_config_is_valid_and_complete() -> None:
 
 def study(*names: str) -> dict[str, Any]:
     layers = [config.read_yaml(REPOSITORY / "config" / name) for name in ("config.yaml", *names)]
+    layers.append({"backbones": {"lite0": {"checkpoint": __file__}}} if "emoji.yaml" in names else {})  # some file
     return config.validated(config.merged(layers), config.read_yaml(SCHEMA), names[-1])
 
 
