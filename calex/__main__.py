@@ -29,6 +29,7 @@ COMMANDS = (
     "compare",
     "report",
     "heads",
+    "subsets",
     "export",
     "predict",
     "latency",
