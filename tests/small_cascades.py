@@ -67,8 +67,30 @@ METHODS = {
         "shared_core": False,
         "confidence": True,
     },
+    "jei_dnn": {
+        "recipe": block("recipes", "jei_dnn"),
+        "head": block("heads", "flat", pool=1),
+        "shared_core": False,
+        "confidence": True,
+    },
+    "e2cm": {"recipe": block("recipes", "e2cm"), "head": block("heads", "flat"), "shared_core": False, "confidence": False},
+    "l2w_den": {
+        "recipe": block("recipes", "l2w_den"),
+        "head": block("heads", "sdn", pool=2),
+        "shared_core": False,
+        "confidence": False,
+    },
+    **{
+        ensemble: {
+            "recipe": block("recipes", "supervised", ensemble=ensemble),
+            "head": block("heads", "local_prototype", prototypes=3),
+            "shared_core": False,
+            "confidence": False,
+        }
+        for ensemble in ("averaged", "geometric")
+    },
 }
-WITH_CONFIDENCE = {"branchwise", "shared", "pteenet"}
+WITH_CONFIDENCE = {"branchwise", "shared", "pteenet", "jei_dnn"}
 
 
 def random_weights(module: nn.Module, seed: int) -> None:

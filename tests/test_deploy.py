@@ -81,7 +81,7 @@ def whole(cascade: Cascade, inputs: torch.Tensor) -> tuple[Exits, np.ndarray]:
     return exits, np.stack([*said, network])
 
 
-@examples(40)
+@examples(60)
 @given(method=st.sampled_from(sorted(METHODS)), data=st.data(), images=st.integers(0, 9), seed=st.integers(0, 99))
 def test_images_are_answered_as_if_every_exit_had_been_asked(method: str, data: st.DataObject, images: int, seed: int) -> None:
     score = data.draw(

@@ -25,7 +25,8 @@ MISSING = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(n
 needed = pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} not installed: pip install -e '.[onnx]'")
 DRAW = np.random.default_rng(1)
 PIXELS = (DRAW.integers(0, 256, (60, 1, 1, 3)) * 0.6 + DRAW.integers(0, 100, (60, 7, 7, 3))).astype(np.uint8)
-SCORES = {"ztw": "margin", "branchwise": "confidence"}  # exits that need each other, and what is fused
+# Exits that need each other, what is fused, gates, and exits that average.
+SCORES = {"ztw": "margin", "branchwise": "confidence", "jei_dnn": "confidence", "geometric": "max_softmax"}
 
 
 @pytest.fixture(scope="module", params=sorted(SCORES))
