@@ -117,7 +117,7 @@ def made(method: str, score: str, thresholds: np.ndarray, seed: int = 0, network
     record = {
         "network": {"name": "small", "stem": "imagenet", "sources": {}}, "classes": list("abcd"), "channels": 3,
         "transform": {"size": 7, "mean": [0.4] * 3, "std": [0.3] * 3},
-        "picture": {"size": 7, "fit": "crop", "grey": False, "white": 0.0}, "taps": TAPS, "layouts": [{}] * 3, "shapes": SHAPES, "pool": POOL,
+        "picture": {"size": 7, "fit": "crop", "grey": False, "whites": {}}, "taps": TAPS, "layouts": [{}] * 3, "shapes": SHAPES, "pool": POOL,
         "precision": "float16", "compute": "float32", "method": METHODS[method], "score": score,
         "costs": {"to_tap": [1.0, 2.0, 3.0], "head": [0.1] * 3, "backbone": 4.0}, "made": {"images": {}},
     }  # fmt: skip

@@ -164,7 +164,7 @@ INJURIES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a newer format": (
         lambda f: edited(f, lambda r: r.update(format=99, calex="7.0")),
-        r"of format 99, by calex 7\.0, and this calex reads up to 1; upgrade",
+        r"of format 99, by calex 7\.0, and this calex reads up to 2; upgrade",
     ),
     "an older format": (
         lambda f: edited(f, lambda r: r.update(format=0)),
@@ -214,10 +214,12 @@ def test_the_command_line_says_it_in_one_line_too(saved: Path, capsys: pytest.Ca
 
 
 def test_an_older_format_is_brought_up_to_this_one(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the next format will do with this one."""
+    """One after the other: a format that never was, and the first."""
     monkeypatch.setitem(UPGRADES, 0, lambda record: record | {"classes": record.pop("names"), "format": 1})
-    edited(saved, lambda record: record.update(format=0, names=record.pop("classes")))
-    assert calex.load(saved).classes == list("abcd")
+    older = {"size": 7, "fit": "crop", "grey": False, "white": 4095.0}
+    edited(saved, lambda record: record.update(format=0, names=record.pop("classes"), picture=older))
+    cascade = calex.load(saved)
+    assert cascade.classes == list("abcd") and cascade.about["picture"]["whites"] == {"integer": 4095.0, "float": 4095.0}
 
 
 def test_another_source_of_the_network_is_told(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from calex import images, plugins
 from calex.datasets import _decoding, _memory, imagefolder
+from calex.deploy import pictures
 from calex.errors import CalexError
 from calex.images.audit import audit
 
@@ -409,6 +410,10 @@ def test_what_is_white_in_deep_pixels_is_measured_over_all_files(tmp_path: Path,
     with Image.open(tmp_path / "train/cat/3.png") as image:
         np.testing.assert_array_equal(dataset.images[3, ..., 0], np.rint(np.asarray(image) * (255 / white)))
     assert f" to {brightest}: white is taken to be {white}" in dataset.notes.warnings[0]
+    # A cascade reads single pictures with the same white, which none of them shows.
+    picture = pictures.like(dataset.images.shape[1:], {}, audit(dataset)["whites"])
+    again = [pictures.read(tmp_path / "train/cat" / f"{number}.png", picture) for number in range(10)]
+    np.testing.assert_array_equal(np.stack(again), dataset.images[:10])
 
 
 def test_sixteen_bits_that_are_used_need_no_word(tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ def load(
         files=tuple(str(path.relative_to(place)) for path in paths),
         skipped=dict(tree.left_out.counts),
         warnings=(*tree.left_out.lines(warnings=True), *similar_names(names), *header_warnings),
+        whites=whites,
     )
     return Images(images=pixels, labels=labels, split=split, names=np.array(names), notes=notes)
 

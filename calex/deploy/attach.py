@@ -286,7 +286,7 @@ class Attached:
         record = {
             "network": {"name": name, "stem": "imagenet", "sources": own.source_hashes(name) if own.is_own(name) else {}},
             "classes": self.classes, "channels": self.channels, "transform": self.transform,
-            "picture": pictures.like(self.dataset.images.shape[1:], {}),
+            "picture": pictures.like(self.dataset.images.shape[1:], {}, {}),
             "taps": self.taps, "layouts": [tap["layout"] for tap in self.measured["taps"]], "shapes": [list(each) for each in shapes],
             "pool": self.pool, "precision": "float16", "compute": "float32", "method": method, "score": self.method["score"],
             "costs": {"to_tap": list(costs.to_tap), "head": list(costs.head), "backbone": costs.backbone},

@@ -12,21 +12,23 @@ from calex.datasets._decoding import WHITES, any_size, decode
 from calex.errors import CalexError
 
 
-def like(shape: Sequence[int], source: Mapping[str, Any]) -> dict[str, Any] | None:
+def like(shape: Sequence[int], source: Mapping[str, Any], whites: Mapping[str, float]) -> dict[str, Any] | None:
     """How files become images like those of a dataset, of shape (H, W, C), whose source has these options.
 
-    None where they cannot: images that are not square.
+    whites: what was taken for white in its files of more than 8 bits. None where files cannot become such images: where they
+    are not square.
     """
     height, width, channels = shape
     if height != width:
         return None
-    return {"size": height, "fit": source.get("fit", "crop"), "grey": channels == 1, "white": source.get("white", 0.0)}
+    if white := source.get("white"):
+        whites = {"integer": white, "float": white}
+    return {"size": height, "fit": source.get("fit", "crop"), "grey": channels == 1, "whites": dict(whites)}
 
 
 def read(path: str | Path, picture: Mapping[str, Any] | None) -> np.ndarray:
     """One file as (S, S, 1 or 3) uint8; a CalexError for one that is no readable picture."""
     if picture is None:
         raise CalexError("the images that this cascade learnt from are not square: give it pixels instead of files")
-    whites = {"integer": picture["white"], "float": picture["white"]} if picture["white"] else WHITES
     with any_size():
-        return decode(Path(path), str(path), picture["size"], picture["fit"], picture["grey"], whites)
+        return decode(Path(path), str(path), picture["size"], picture["fit"], picture["grey"], {**WHITES, **picture["whites"]})

@@ -16,7 +16,7 @@ from calex.errors import CalexError
 from calex.simulation.scores import SCORES
 from calex.system.files import canonical_json, read_json, sha256
 
-FORMAT = 1
+FORMAT = 2  # 1 had one white for pictures of more than 8 bits, which a config gave
 THRESHOLDS, LEARNT = "thresholds", "learnt."  # tensors in the weights' file, and the beginning of names of others
 PREPARE = "prepare.onnx"
 RECORD, WEIGHTS, CARD = "cascade.json", "weights.safetensors", "README.md"
@@ -28,8 +28,16 @@ def onnx_file(stage: int) -> str:
     return f"stage{stage + 1}.onnx"
 
 
+def _with_whites(record: dict[str, Any]) -> dict[str, Any]:
+    """From format 1."""
+    if record.get("picture"):
+        white = record["picture"].pop("white")
+        record["picture"]["whites"] = {"integer": white, "float": white} if white else {}
+    return record | {"format": 2}
+
+
 # What turns a record of an older format into one of the next: {the older: function}.
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_whites}
 
 _TEXT, _COUNT, _NUMBER = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "number"}
 _POSITIVE = {"type": "number", "exclusiveMinimum": 0}
@@ -50,7 +58,8 @@ _SIZE = {"type": "integer", "minimum": 1}
 _TRANSFORM = _object(size=_SIZE, mean=_list(_NUMBER), std=_list(_POSITIVE)) | {"additionalProperties": False}
 _TRANSFORM["properties"] |= {"resize": {"type": ["integer", "null"], "minimum": 1}, "fit": {"enum": ["stretch", "crop"]}}
 _TRANSFORM["properties"]["interpolation"] = {"enum": ["bilinear", "bicubic"]}
-_PICTURE = _object(size=_SIZE, fit={"enum": ["crop", "stretch"]}, grey={"type": "boolean"}, white=_NUMBER)
+_WHITES = {"type": "object", "additionalProperties": _POSITIVE}
+_PICTURE = _object(size=_SIZE, fit={"enum": ["crop", "stretch"]}, grey={"type": "boolean"}, whites=_WHITES)
 SCHEMA = _object(
     format={"type": "integer"}, calex=_TEXT, files={"type": "object", "additionalProperties": _TEXT},
     network=_object(name=_TEXT, stem=_TEXT, sources={"type": "object"}), classes=_list(_TEXT, 2), channels={"enum": [1, 3]},

@@ -67,7 +67,7 @@ def cascade_of(results: Path, config: dict[str, Any], points: pl.DataFrame, chos
         "classes": manifest["provenance"]["label_names"],
         "channels": len(about["transform"]["mean"]),
         "transform": about["transform"],
-        "picture": pictures.like(audit["shape"], config["datasets"][run.dataset]["source"]),
+        "picture": pictures.like(audit["shape"], config["datasets"][run.dataset]["source"], audit.get("whites", {})),
         "taps": [tap["name"] for tap in measured["taps"]],
         "shapes": [tap["shape"] for tap in measured["taps"]],
         "layouts": [tap.get("layout", {}) for tap in measured["taps"]],

@@ -26,11 +26,15 @@ class Notes:
         How many files were left out, by reason.
     warnings : tuple of str
         One line for each thing that is probably wrong.
+    whites : mapping of str to float
+        The value that was taken for white in images of more than 8 bits, by the kind of their pixels; empty where images are no
+        files. Pictures are read with it later.
     """
 
     files: tuple[str, ...] = ()
     skipped: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    whites: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,8 @@ def audit(dataset: Images) -> dict[str, Any]:
         Fit for JSON, the same for the same dataset. `splits`: per split the number of images; the largest class and its share
         of images, which is the accuracy of always answering it; the fewest images of a class; the brightest and the darkest
         value of all pixels; how many images have one colour all over. `classes`: per class the number of images in train, val
-        and test. `identical`: see `identical`. `skipped`: files that the source left out, by reason. `warnings`: one line for
-        each thing that is probably wrong.
+        and test. `identical`: see `identical`. `skipped`: files that the source left out, by reason. `whites`: what was taken
+        for white in pixels of more than 8 bits, by kind. `warnings`: one line for each thing that is probably wrong.
     """
     counts = np.stack([np.bincount(dataset.labels[dataset.indices(split)], minlength=len(dataset.names)) for split in SPLITS])
     record: dict[str, Any] = {
@@ -49,6 +49,7 @@ def audit(dataset: Images) -> dict[str, Any]:
         "classes": {name: counts[:, label].tolist() for label, name in enumerate(dataset.names.tolist())},
         "identical": identical(dataset),
         "skipped": dict(dataset.notes.skipped),
+        "whites": dict(dataset.notes.whites),
     }
     return record | {"warnings": [*dataset.notes.warnings, *_warnings(record)]}
 
