@@ -151,6 +151,14 @@ def upper_view(data: ChartData, encodings: Encodings, frame: alt.Parameter) -> a
             for ceilings in [data.ceilings]
             if len(ceilings)  # a layer without data has an infinite extent, of which Vega complains
         ],
+        # One name for all dotted lines, where the highest leaves the view.
+        *[
+            alt.Chart(end)
+            .mark_text(text="clairvoyant", align="left", dx=8, dy=4, fill=GREY, clip=True)
+            .encode(x("budget"), y("mean"))
+            for end in [data.ceilings.filter(pl.col("mean") <= data.accuracies[0][1]).sort("mean", "budget")[-1:]]
+            if len(end)
+        ],
         front.mark_point(filled=True, size=encodings.size, clip=True, aria=False, opacity=1).encode(
             *spot,
             encodings.shape,
