@@ -109,6 +109,14 @@ def test_another_wish_exports_again_and_compares_nothing_again(run: Path, tmp_pa
     assert planned(plan.stdout) == {"export": 1}, plan.stdout + plan.stderr
 
 
+def test_a_report_that_shows_wall_times_measures_them(run: Path, tmp_path: Path) -> None:
+    timed = tmp_path / "timed.yaml"
+    timed.write_text("datasets: { digits: { latency: true } }")
+    plan = run_snakemake(run, "results/pareto_digits.html", "--dry-run", config=[REPOSITORY / "tests/tiny.yaml", timed])
+    assert planned(plan.stdout).keys() >= {"latency", "report"}, plan.stdout + plan.stderr
+    assert not {"train_branch", "train_backbone", "calibrate"} & planned(plan.stdout).keys()
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

@@ -70,6 +70,15 @@ def test_a_cascade_is_timed_on_test_images_and_without(tiny: Path, tmp_path: Pat
     assert main(["latency", cascade, "--dataset", data, *brief, "--out", str(out)]) == 0
     rows = json.loads(out.read_text())["rows"]
     assert [row["batch"] for row in rows] == [1, 10] and all(row["predicted"] > 0 for row in rows)
+    # Its place on the report.
+    words = ["report", "--points", str(tiny / "results/points_digits.parquet"), "--run", str(tiny / "results/digits/run.json")]
+    assert main([*words, "--latency", str(out), "--out", str(tmp_path / "page.html")]) == 0
+    assert "Wall time" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    text = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert (
+        "| images at a time | network | cascade | speed-up | by FLOPs |" in text
+        and f"| 10 | {1000 * rows[1]['network']:.3g} ms |" in text
+    )
     assert main(["latency", cascade, *brief, "--max-flops", "2"]) == 0
     printed = capsys.readouterr()
     assert printed.out.count(" ms ") == 8 and "medians an image of 20 images" in printed.err

@@ -99,14 +99,14 @@ def chart(
         mark=alt.BrushConfig(fill=GREY, fillOpacity=0.14, stroke=GREY, strokeOpacity=0.9),
     )
     encodings = Encodings(styles, highlighted(deployable(points), styles), place)
-    upper = upper_view(data, encodings, frame).properties(width=width, height=round(0.56 * width))
+    upper = upper_view(data, encodings, frame, styles["method"][0]).properties(width=width, height=round(0.56 * width))
     lower = lower_view(data, encodings).add_params(frame).properties(width=width, height=90)
     views = alt.vconcat(upper, lower, spacing=14).resolve_legend(color="shared", shape="shared", strokeDash="shared")
     return views.properties(title=alt.TitleParams(title[0], subtitle=list(title[1:]))) if title else views
 
 
-def upper_view(data: ChartData, encodings: Encodings, frame: alt.Parameter) -> alt.LayerChart | alt.FacetChart:
-    """Draw the close view, of what `frame` covers in the lower view."""
+def upper_view(data: ChartData, encodings: Encodings, frame: alt.Parameter, first: str) -> alt.LayerChart | alt.FacetChart:
+    """Draw the close view, of what `frame` covers in the lower view. first: the method whose ceiling bears the name of all."""
     x_axis = alt.Axis(format="%", title="FLOPs per image, as a share of the backbone’s", grid=False, tickCount=8)
     y_axis = vertical_axis("Test accuracy", ticks=7)
 
@@ -151,12 +151,16 @@ def upper_view(data: ChartData, encodings: Encodings, frame: alt.Parameter) -> a
             for ceilings in [data.ceilings]
             if len(ceilings)  # a layer without data has an infinite extent, of which Vega complains
         ],
-        # One name for all dotted lines, where the highest leaves the view.
+        # One name for all dotted lines, where that of the first method leaves the view or ends.
         *[
             alt.Chart(end)
             .mark_text(text="clairvoyant", align="left", dx=8, dy=4, fill=GREY, clip=True)
             .encode(x("budget"), y("mean"))
-            for end in [data.ceilings.filter(pl.col("mean") <= data.accuracies[0][1]).sort("mean", "budget")[-1:]]
+            for end in [
+                data.ceilings.filter((pl.col("mean") <= data.accuracies[0][1]) & (pl.col("method") == first)).sort("budget")[
+                    -1:
+                ]
+            ]
             if len(end)
         ],
         front.mark_point(filled=True, size=encodings.size, clip=True, aria=False, opacity=1).encode(

@@ -15,7 +15,11 @@ def markdown(dataset: str, sections: Iterable[Section], run: dict[str, Any]) -> 
     """For each backbone its tables; then on what, with what and how they were made."""
     majority = run.get("audit", {}).get("splits", {}).get("test", {}).get("majority")
     reference = f" Always answering “{majority['class']}”: {100 * majority['share']:.1f}." if majority else ""
-    blocks = [block for section in sections for block in section_blocks(dataset, section, reference)]
+    blocks = [
+        block
+        for section in sections
+        for block in (*section_blocks(dataset, section, reference), *wall_times(run.get("latency", {}).get(section.backbone)))
+    ]
     return "\n\n".join([*blocks, *provenance(run)]) + "\n"
 
 
@@ -43,6 +47,30 @@ def section_blocks(dataset: str, section: Section, reference: str) -> list[str]:
         blocks += [f"**{curve}** beside each rival: at how many budgets it is ahead, undecided or behind.", counts(claims)]
         blocks.append(summary(claims))
     return blocks
+
+
+def wall_times(time: dict[str, Any] | None) -> list[str]:
+    """What `latency` measured of the exported cascade, if it did."""
+    if time is None:
+        return []
+    made = time["made"]
+    return [
+        f"Wall time of the exported cascade, {made['method']} · {made['policy']}, beside the plain network on {time['device']} with "
+        f"{counted(time['threads'], 'thread')}: medians an image, of the speed-up [least–largest].",
+        table(
+            ["images at a time", "network", "cascade", "speed-up", "by FLOPs"],
+            [
+                [
+                    str(row["batch"]),
+                    f"{1000 * row['network']:.3g} ms",
+                    f"{1000 * row['cascade']:.3g} ms",
+                    f"{row['speed_up']:.2f} [{row['low']:.2f}–{row['high']:.2f}]",
+                    f"{row['predicted']:.2f}",
+                ]
+                for row in time["rows"]
+            ],
+        ),
+    ]
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> str:

@@ -51,6 +51,7 @@ def shown(section: Section, run: dict[str, Any]) -> dict[str, Any]:
         "has_ceiling": bool((section.points["policy"] == "clairvoyant").any()),
         "scores": score_table([row for row in run.get("scores", []) if row["backbone"] == section.backbone], section.points),
         "promises": promise_rows([row for row in run.get("promises", []) if row["backbone"] == section.backbone]),
+        "latency": run.get("latency", {}).get(section.backbone),
         "highlighted": highlighted(methods, section.styles),
         "longest": max(map(len, section.styles["method"])),
         "rows": section.rows,

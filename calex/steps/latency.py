@@ -7,6 +7,7 @@ made up ones, of which as many leave at each exit as of the validation images.
 from __future__ import annotations
 
 import argparse
+import math
 import platform
 from dataclasses import asdict
 from pathlib import Path
@@ -67,8 +68,10 @@ def run(args: argparse.Namespace) -> None:
         rows.append(asdict(row))
     say(f"latency: medians an image of {args.images} images, on {devices.describe(device)}, {args.threads} threads")
     if args.out is not None:
+        values = {name: float(cascade.sweep.curves[name][cascade.point]) for name in ("val_accuracy", "test_accuracy")}
         about = {
-            "device": devices.describe(device), "threads": args.threads, "point": cascade.point,
+            "device": devices.describe(device), "threads": args.threads, "point": cascade.point, "made": cascade.about["made"],
+            **{name: None if math.isnan(value) else value for name, value in values.items()},
             "versions": {"calex": __version__, "python": platform.python_version(), "torch": torch.__version__},
         }  # fmt: skip
         write_json(args.out, about | {"rows": rows})

@@ -17,6 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--points", required=True, type=Path, help="table of operating points of one data set (.parquet)")
     parser.add_argument("--run", required=True, type=Path, help="what was run, as `pareto` writes it (.json)")
     parser.add_argument("--paired", type=Path, help="what `compare` writes (.parquet); without it nothing is compared by image")
+    parser.add_argument(
+        "--latency", nargs="+", type=Path, default=[], help="wall times, as `latency` writes them for each backbone (.json)"
+    )
     parser.add_argument("--out", required=True, type=Path, help="the page (.html); .svg, .png, .csv and .md go beside it")
 
 
@@ -31,7 +34,9 @@ def run(args: argparse.Namespace) -> None:
             raise CalexError(f"{args.run}: '{part}' is not an object; rerun the step `pareto`")
     if not isinstance(description.get("warnings", []), list):
         raise CalexError(f"{args.run}: 'warnings' is not a list; rerun the step `pareto`")
+    times = [read_json(path, "rows", "made", "device", "threads") for path in args.latency]
     points = read_points(args.points)
+    description["latency"] = {each["made"].get("backbone", ""): each for each in times}
     report = build(points, description, read_paired(args.paired, points) if args.paired else None)
     # The page last: where it is, the others are.
     for suffix in (".csv", ".md", ".svg", ".png", ".html"):

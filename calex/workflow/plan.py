@@ -98,6 +98,12 @@ def compared(config: dict[str, Any], dataset: str) -> dict[str, Any]:
     return {"ours": ours(config, dataset), "budgets": config["datasets"][dataset]["budgets"]}
 
 
+def timed(config: dict[str, Any], dataset: str) -> list[str]:
+    """Every file of wall times that a dataset's report shows, below the folder of all results."""
+    entry = config["datasets"].get(dataset, {})  # an unknown one is refused elsewhere
+    return [f"{dataset}/{backbone}/latency.json" for backbone in entry.get("backbones", ())] if entry.get("latency") else []
+
+
 def branch_exits(config: dict[str, Any], dataset: str) -> list[str]:
     """Every file of what branches answer, below the folder of all results."""
     return [

@@ -36,3 +36,31 @@ rule export:
     shell:
         "python -m calex export --results results --dataset {wildcards.dataset} --backbone {wildcards.backbone} {params.wish}"
         " --out {output} 2>&1 | tee {log}"
+
+
+rule latency:
+    input:
+        cascade="results/{dataset}/{backbone}/cascade",
+        images="results/{dataset}/images.npz",
+    output:
+        "results/{dataset}/{backbone}/latency.json",
+    log:
+        "logs/{dataset}/{backbone}/latency.log",
+    benchmark:
+        "benchmarks/{dataset}/{backbone}/latency.tsv"
+    conda:
+        "../../environment.yml"
+    # Every core that this run may use, so that nothing runs beside what is being timed.
+    threads: workflow.resource_settings.cores or config["threads"]["benchmark"]
+    resources:
+        mem_mb=8000,
+        runtime=30,
+        gpu=gpus,
+    params:
+        sources=source_hashes("latency"),
+        device=config["device"],
+    message:
+        "{wildcards.dataset} {wildcards.backbone}: timing the cascade beside its network"
+    shell:
+        "python -m calex latency {input.cascade} --dataset {input.images} --device {params.device} --threads {threads}"
+        " --out {output} 2>&1 | tee {log}"

@@ -6,6 +6,7 @@ rule report:
         points=lambda w: checked(job_settings.points_table, config, w.dataset),
         run="results/{dataset}/run.json",
         paired="results/{dataset}/paired.parquet",
+        latency=lambda w: [f"results/{path}" for path in plan.timed(config, w.dataset)],
     output:
         html=report("results/pareto_{dataset}.html", category="Pareto fronts", caption="../report/pareto.rst"),
         svg="results/pareto_{dataset}.svg",
@@ -27,10 +28,11 @@ rule report:
         runtime=20,
     params:
         sources=source_hashes("report"),
+        latency=lambda w, input: f"--latency {input.latency}" if input.latency else "",
     message:
         "{wildcards.dataset}: writing the report"
     shell:
-        "python -m calex report --points {input.points} --run {input.run} --paired {input.paired}"
+        "python -m calex report --points {input.points} --run {input.run} --paired {input.paired} {params.latency}"
         " --out {output.html} 2>&1 | tee {log}"
 
 
