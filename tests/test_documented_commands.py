@@ -25,7 +25,18 @@ EXCEPTED = {
     "cp -r": "a pattern: what is copied is the reader's",
     "python -m calex benchmark busy --device cpu --threads 2 --out results/benchmarks/busy.json": "measures for minutes",
     "python -m calex quote results/benchmarks.md --into results/studies/benchmarks.md": "reads what ten minutes of measuring write",
-    "python -m calex quote results/pareto_fashion_mnist.md --into results/studies/fashion_mnist.md": "reads what two hours write",
+    **{
+        f"python -m calex quote results/pareto_{dataset}.md --into results/studies/{page}.md": "reads what hours write"
+        for dataset in ("fashion_mnist", "emoji")
+        for page in ("rivals", "paper", "policies")
+    },
+    **{
+        f"snakemake --cores all results/pareto_emoji.html --configfile config/emoji.yaml config/emoji_{view}.yaml": "reads weights and "
+        "pictures that are not here"
+        for view in ("rivals", "paper", "policies")
+    },
+    "python -m calex subsets results/emoji_taps/lite0_everywhere/auto_head/default/seed0 --budgets 0.7 0.6 0.5 0.4 0.3 0.25 0.2": "reads "
+    "what hours write",
     "python -m calex quote results/pareto_fashion_mnist_factors.md --into results/studies/factors.md": "reads what hours write",
     "python -m calex quote results/heads_fashion_mnist_heads.md --into results/studies/heads.md": "reads what hours write",
     "python tests/slurm/ratio.py": "starts a Slurm cluster, as root; tests/slurm does",

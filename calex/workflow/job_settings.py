@@ -124,7 +124,7 @@ def resolved(config: dict[str, Any], dataset: str) -> dict[str, Any]:
         "config": {
             "seeds": config["seeds"],
             # What is exported of it is no part of what is compared.
-            "datasets": {dataset: {key: value for key, value in entry.items() if key != "deploy"}},
+            "datasets": {dataset: {key: value for key, value in entry.items() if key not in ("deploy", "latency")}},
             "backbones": {name: config["backbones"][name] for name in entry["backbones"]},
             "features": config["features"],
             "exits": config["exits"],

@@ -19,6 +19,9 @@ rule export:
         "logs/{dataset}/{backbone}/cascade.log",
     benchmark:
         "benchmarks/{dataset}/{backbone}/cascade.tsv"
+    # A report that shows wall times lies behind these, and what compares before them.
+    group:
+        "report"
     conda:
         "../../environment.yml"
     resources:
@@ -48,6 +51,8 @@ rule latency:
         "logs/{dataset}/{backbone}/latency.log",
     benchmark:
         "benchmarks/{dataset}/{backbone}/latency.tsv"
+    group:
+        "report"
     conda:
         "../../environment.yml"
     # Every core that this run may use, so that nothing runs beside what is being timed.
