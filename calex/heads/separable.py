@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from calex.heads._convolutions import Depthwise, Pointwise
+
 # filters: output channels of each block. blocks: how many; each halves the map, rounding up. grid: cells a side that are
 # pooled each by itself; a smaller map is kept whole. hidden: units of a layer between pooling and classifier; 0 for none.
 OPTIONS = {"filters": 256, "blocks": 2, "grid": 1, "hidden": 0}
@@ -37,13 +39,8 @@ class SeparablePooling(nn.Sequential):
     def __init__(self, channels: int, height: int, width: int, filters: int, blocks: int, grid: int, hidden: int) -> None:
         layers: list[nn.Module] = []
         for inputs in [channels] + [filters] * (blocks - 1):
-            layers += [nn.Conv2d(inputs, inputs, 3, stride=2, padding=1, groups=inputs, bias=False), nn.BatchNorm2d(inputs)]
-            layers += [
-                nn.ReLU(inplace=True),
-                nn.Conv2d(inputs, filters, 1, bias=False),
-                nn.BatchNorm2d(filters),
-                nn.ReLU(inplace=True),
-            ]
+            layers += [Depthwise(inputs), nn.BatchNorm2d(inputs), nn.ReLU(inplace=True)]
+            layers += [Pointwise(inputs, filters), nn.BatchNorm2d(filters), nn.ReLU(inplace=True)]
             height, width = (height + 1) // 2, (width + 1) // 2
         cells = min(grid, height), min(grid, width)
         pooled = 2 * filters * cells[0] * cells[1]
