@@ -72,3 +72,13 @@ def convnext(classes: int) -> nn.Module:
     from torchvision.models.convnext import CNBlockConfig as Block
 
     return models.ConvNeXt([Block(16, 24, 1), Block(24, 32, 1), Block(32, None, 1)], num_classes=classes)
+
+
+def three_maps(classes: int) -> nn.Module:
+    """A network with three places at which a branch could save anything."""
+    convolutions = [
+        part
+        for inputs in (3, 8, 8, 8)
+        for part in (nn.Conv2d(inputs, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+    ]
+    return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes))

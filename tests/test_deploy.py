@@ -136,6 +136,19 @@ def test_inputs_stay_as_they_are_and_formats_do_not_matter() -> None:
     assert lower.probabilities.dtype == torch.float32 and (lower.prediction == answers.prediction).float().mean() > 0.7
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("recipe", ["branchwise", "ztw", "boostnet"])
+def test_weights_of_another_precision_answer_alike(recipe: str, dtype: torch.dtype) -> None:
+    cascade, inputs = made(recipe, "max_softmax", np.full((1, 3, CLASSES), 0.3)), torch.randn(64, 3, 7, 7)
+    answers, before = cascade(inputs), inputs.clone()
+    other = cascade.to(dtype)(inputs)
+    assert cascade.dtype == dtype and torch.equal(inputs, before) and other.probabilities.dtype == torch.float32
+    exact = dtype == torch.float64
+    assert (other.exit == answers.exit).float().mean() >= (1 if exact else 0.9)
+    assert (other.prediction == answers.prediction).float().mean() >= (1 if exact else 0.9)
+    assert cascade(inputs[:0]).exit.shape == (0,)
+
+
 @pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (7, 7), (40, 30)])
 def test_pictures_of_any_size_are_read_as_squares(size: tuple[int, int], tmp_path: Any) -> None:
     from PIL import Image

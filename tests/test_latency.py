@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from small_cascades import CLASSES, made
 
 from calex.__main__ import main
+from calex.benchmarks import Bench
 from calex.benchmarks import latency as benchmark
 from calex.deploy import latency
 from calex.simulation.cost import Costs
@@ -89,6 +91,22 @@ def test_the_benchmark_at_a_tiny_size(tmp_path: Path, monkeypatch: pytest.Monkey
     out = tmp_path / "latency.json"
     assert main(["benchmark", "latency", "--repeats", "1", "--scale", "0.01", "--device", "cpu", "--out", str(out)]) == 0
     rows = json.loads(out.read_text())["rows"]
-    assert [(row["limit"], row["at_most"]) for row in rows] == [(0.75, False)] * 3 + [(0.9, False)] * 3
-    assert [row["name"].split(", ")[2] for row in rows] == [f"{point} of the cost" for point in benchmark.POINTS] * 2
+    beside = [row for row in rows if row["name"].startswith("torch / onnxruntime")]
+    promised = [row for row in rows if row not in beside]
+    assert [(row["limit"], row["at_most"]) for row in promised] == [(0.75, False)] * 3 + [(0.9, False)] * 3
+    assert [row["name"].split(", ")[2] for row in promised] == [f"{point} of the cost" for point in benchmark.POINTS] * 2
     assert all(0 < row["low"] <= row["ratio"] <= row["high"] for row in rows)
+    with_onnx = all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+    assert [row["limit"] for row in beside] == [None] * 2 * with_onnx
+
+
+def test_onnxruntime_times_the_same_cascade() -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    cascade, inputs = benchmark.random_cascade("resnet18", "cifar", 32, 10), benchmark.made_up(24, 32)
+    runtime = benchmark.by_onnxruntime(cascade, Bench(Path(), 1, 1, torch.device("cpu")))
+    assert runtime is not None
+    timed = latency.with_shares(cascade, inputs, np.array([0.25, 0.25, 0.25, 0.25]))
+    runtime.sweep = timed.sweep
+    ours, theirs = timed(inputs), runtime(inputs.numpy())
+    assert (ours.exit.numpy() == theirs.exit).mean() > 0.9 and len(set(theirs.exit)) == 4

@@ -210,9 +210,9 @@ def test_published_networks_cost_what_is_published(network: str, billions: float
 
 
 def test_taps_of_transformers_are_proposed() -> None:
-    for name, targets in (("vit", (0.28, 0.52, 0.76)), ("deit", (0.28, 0.52, 0.76)), ("swin", (0.33, 0.51, 0.67))):
+    for name, targets in (("vit", (0.28, 0.52, 0.76)), ("deit", (0.28, 0.52, 0.76)), ("swin", (0.33, 0.51, 0.69))):
         taps, total = proposal.candidates(getattr(small_networks, name)(5), 16, 4, name)
-        chosen = proposal.propose(taps, total)
+        chosen = proposal.propose(taps, total, (0.25, 0.5, 0.75))
         assert [round(tap.flops / total, 2) for tap in chosen] == list(targets), name
         assert all(math.prod(tap.full_shape) > 0 and tap.layout.kind != "maps" for tap in chosen)
 

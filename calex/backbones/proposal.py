@@ -1,4 +1,4 @@
-"""Where branches could read a network: every module that gives one feature map a pass, and three of them proposed."""
+"""Where branches could read a network: every module that gives one feature map a pass, and some of them proposed."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from calex.backbones.shares import SHARES
 from calex.backbones.taps import Tap, tap_of
 from calex.backbones.trace import trace
 
-TARGETS = (0.25, 0.5, 0.75)  # shares of the network's FLOPs
 SENSIBLE = (0.05, 0.95)  # earlier there is nothing to read yet, later nothing to save
-# What a better name or place is worth, in shares of FLOPs.
+# What a shorter name and the end of a block are worth, in shares of FLOPs: inside a block there is no finished map.
 A_LEVEL_DEEPER = 0.1
-NOT_A_STAGE_END = 0.1
+NO_BLOCK = 0.25
 
 
 def candidates(
@@ -36,24 +36,15 @@ def depth(name: str) -> int:
     return name.count(".") + 1
 
 
-def ends_a_stage(taps: Sequence[Tap], position: int) -> bool:
-    """Tell whether a tap is the last of its resolution, among those that are no deeper inside the network's modules."""
-    tap = taps[position]
-    later = (other for other in taps[position + 1 :] if depth(other.name) <= depth(tap.name))
-    following = next(later, None)
-    return following is None or following.full_shape[1:] < tap.full_shape[1:]
-
-
-def propose(taps: Sequence[Tap], flops: int, targets: Sequence[float] = TARGETS) -> list[Tap]:
-    """One tap a target, in the order of the pass: near its share of FLOPs, better a stage's end with a short name.
+def propose(taps: Sequence[Tap], flops: int, targets: Sequence[float] = SHARES) -> list[Tap]:
+    """One tap a target, in the order of the pass: near its share of FLOPs, better a block's end with a short name.
 
     Of all such choices of different FLOPs the one of the least total cost; empty when there are too few to choose from.
     """
     places = [k for k, tap in enumerate(taps) if SENSIBLE[0] <= tap.flops / flops <= SENSIBLE[1]]
     shallowest = min((depth(taps[k].name) for k in places), default=0)
-    penalty = {
-        k: A_LEVEL_DEEPER * (depth(taps[k].name) - shallowest) + NOT_A_STAGE_END * (not ends_a_stage(taps, k)) for k in places
-    }
+    blocks = {tap.name.rpartition(".")[0] for tap in taps}
+    penalty = {k: A_LEVEL_DEEPER * (depth(taps[k].name) - shallowest) + NO_BLOCK * (taps[k].name not in blocks) for k in places}
     # Equal FLOPs are one map under several names. The best name is best for every target, so the others need no look.
     names = (min(same, key=penalty.__getitem__) for _, same in itertools.groupby(places, key=lambda k: taps[k].flops))
     # best[n]: the least cost of the first n targets with the maps seen so far, and the places chosen.

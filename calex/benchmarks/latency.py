@@ -7,19 +7,25 @@ fused with what follows them, as one would deploy it; the network is run as it i
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
+import numpy as np
 import torch
 from torch import nn
 
 from calex import plugins
 from calex.backbones import build, taps
-from calex.benchmarks import Bench, Row
-from calex.branches.branch import built
-from calex.deploy import latency
+from calex.benchmarks import Bench, Row, in_turn, row
+from calex.branches.branch import built, head_for
+from calex.deploy import latency, onnx, to_onnx
 from calex.deploy.cascade import Cascade
 from calex.deploy.folder import assembled
+from calex.deploy.record import PREPARE, onnx_file
 from calex.deploy.sweep import without_thresholds
+from calex.system.progress import say
 
 POINTS = (0.3, 0.5, 0.7)
+WITH_ONNX = 0.5  # of these
 LIMITS = {1: 0.75, 32: 0.9, 256: 0.9}  # by batch
 # Network, stem, side of its images in pixels, classes; and for each batch how many images a round has.
 NETWORKS = {
@@ -33,7 +39,9 @@ def measure(bench: Bench) -> list[Row]:
     """Each network, at each operating point and size of batch."""
     rows: list[Row] = []
     for (network, stem, size, classes), rounds in NETWORKS.items():
-        cascade = random_cascade(network, stem, size, classes).to(bench.device)
+        cascade = random_cascade(network, stem, size, classes)
+        runtime = by_onnxruntime(cascade, bench)
+        cascade.fuse().to(bench.device)
         for batch, images in rounds.items():
             inputs = made_up(bench.scaled(images), size).to(bench.device)
             shares = [latency.shares_for(cascade.costs, point) for point in POINTS]
@@ -47,7 +55,40 @@ def measure(bench: Bench) -> list[Row]:
                 ratio, low, high = (value / each.predicted for value in (each.speed_up, each.low, each.high))
                 name = f"speed-up over FLOPs, {network} at {size} px, {point} of the cost, batches of {batch}"
                 rows.append(Row(name, ratio, low, high, LIMITS[batch], False, detail, {"speed_up": each.speed_up}))
+            if runtime:
+                where = f"{network} at {size} px, {WITH_ONNX} of the cost, batches of {batch}"
+                rows.append(beside_torch(cascades[POINTS.index(WITH_ONNX)], runtime, inputs, batch, bench.repeats, where))
     return rows
+
+
+def by_onnxruntime(cascade: Cascade, bench: Bench) -> onnx.OnnxCascade | None:
+    """Give the cascade to onnxruntime, on as many threads; None, said in a line, where it cannot be."""
+    missing = [name for name in (*to_onnx.NEEDED, "onnxruntime") if find_spec(name) is None]
+    if missing or bench.device.type != "cpu":
+        say(f"latency: torch alone, {', '.join(missing)} not installed" if missing else "latency: torch alone, on a GPU")
+        return None
+    import onnxruntime
+
+    options, files = onnxruntime.SessionOptions(), to_onnx.exported(cascade)
+    options.intra_op_num_threads = bench.threads
+    options.log_severity_level = 3  # errors; it warns of what it cannot place well
+    names = [PREPARE, *(onnx_file(k) for k in range(len(TAPS) + 1))]
+    prepare, *stages = (
+        onnxruntime.InferenceSession(files[name], options, providers=["CPUExecutionProvider"]) for name in names
+    )
+    return onnx.OnnxCascade(prepare, stages, cascade.sweep, cascade.about, 0)
+
+
+def beside_torch(
+    cascade: Cascade, runtime: onnx.OnnxCascade, inputs: torch.Tensor, batch: int, repeats: int, where: str
+) -> Row:
+    """Time one operating point in torch and in onnxruntime, in turn."""
+    runtime.sweep, parts = cascade.sweep, inputs.split(batch)
+    arrays = [part.numpy() for part in parts]
+    ours, theirs = in_turn(lambda: [cascade(part) for part in parts], lambda: [runtime(part) for part in arrays], repeats)
+    first, second = (1e3 * float(np.median(times)) / len(inputs) for times in (ours, theirs))
+    detail = f"{first:.3g} ms an image in torch, {second:.3g} ms in onnxruntime"
+    return row(f"torch / onnxruntime, the same cascade, {where}", ours, theirs, None, False, detail)
 
 
 def made_up(count: int, size: int) -> torch.Tensor:
@@ -56,18 +97,19 @@ def made_up(count: int, size: int) -> torch.Tensor:
 
 
 def random_cascade(network: str, stem: str, size: int, classes: int) -> Cascade:
-    """A cascade of random weights whose values have usual sizes; its branches are prototypes' with the softmax's score."""
+    """A cascade of random weights whose values have usual sizes; its branches are the default ones, with the softmax's score."""
     torch.manual_seed(0)
     model = build.build(network, stem, classes)
     settled(model, made_up(8, size))
     measured, flops = taps.measure_taps(build.freeze(model), TAPS, size, POOL, network)
-    head = plugins.complete("heads", {"name": "prototype"}, "head")
+    head = head_for(plugins.complete("heads", {"name": "auto"}, "head"), flops, classes)
     recipe = plugins.complete("recipes", {"name": "branchwise"}, "recipe")
     method = {"recipe": recipe, "head": head, "shared_core": False, "confidence": False}
     branches = built(method, [tap.shape for tap in measured], classes, seed=0)
     record = {
         "network": {"name": network, "stem": stem, "sources": {}}, "classes": [str(label) for label in range(classes)],
-        "channels": 3, "transform": {"size": size, "mean": [0.5] * 3, "std": [0.25] * 3}, "picture": None,
+        "channels": 3, "transform": {"size": size, "mean": [0.5] * 3, "std": [0.25] * 3},
+        "picture": {"size": size, "fit": "crop", "grey": False, "whites": {}},
         "taps": [tap.name for tap in measured], "layouts": [{}] * len(TAPS), "shapes": [list(tap.shape) for tap in measured], "pool": POOL,
         "precision": "float16", "compute": "float32", "method": method, "score": "max_softmax",
         "costs": {
@@ -76,7 +118,7 @@ def random_cascade(network: str, stem: str, size: int, classes: int) -> Cascade:
         },
         "made": {"images": {}},
     }  # fmt: skip
-    return assembled(model, branches, without_thresholds(len(TAPS), classes), record, 0, check=False).fuse()
+    return assembled(model, branches, without_thresholds(len(TAPS), classes), record, 0, check=False)
 
 
 @torch.no_grad()

@@ -89,6 +89,11 @@ class Cascade(nn.Module):
         """Where the weights are."""
         return next(self.network.parameters()).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the weights are kept in; `half()` and its like change it, for the network and the branches alike."""
+        return next(self.network.parameters()).dtype
+
     def train(self, mode: bool = True) -> Cascade:
         """Stay in evaluation mode: its weights are frozen."""
         return super().train(False)
@@ -141,6 +146,7 @@ class Cascade(nn.Module):
     @torch.inference_mode()
     def forward(self, inputs: torch.Tensor) -> Answers:
         """Answer (B, channels, S, S) float32, prepared images on the cascade's device."""
+        inputs = inputs.to(self.dtype)
         if len(inputs) and inputs.ndim == 4:
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         rule, count = self.sweep.rule(self.point), max(len(inputs), 1)
@@ -159,7 +165,7 @@ class Cascade(nn.Module):
         if stage < len(self.branches.branches):
             # Rounded as the stored features that the branch learnt from and was calibrated on.
             feature_map = as_map(output, MapLayout(**self.about["layouts"][stage]))
-            tap = pooled(feature_map, self.about["pool"]).to(getattr(torch, self.about["precision"])).float()
+            tap = pooled(feature_map, self.about["pool"]).to(getattr(torch, self.about["precision"])).to(self.dtype)
             exit, before = self.branches.exit(stage, tap, before, self.about["score"] == "confidence")
             output = exit.logits
             confidence = None if exit.confidence is None else exit.confidence.float().sigmoid().cpu().numpy()

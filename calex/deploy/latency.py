@@ -114,7 +114,7 @@ def _shares(cascade: Cascade, parts: Sequence[torch.Tensor]) -> dict[str, float]
 def _plain(cascade: Cascade, inputs: torch.Tensor) -> torch.Tensor:
     """What the plain network answers, down to its largest class."""
     with autocast(cascade.device, cascade.about["compute"]):
-        return cascade.network(inputs).float().log_softmax(1).argmax(1).cpu()
+        return cascade.network(inputs.to(cascade.dtype)).float().log_softmax(1).argmax(1).cpu()
 
 
 def _timed(work: Callable[[], Any], device: torch.device) -> float:

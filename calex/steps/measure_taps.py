@@ -10,10 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from calex import images
-from calex.backbones import published
+from calex.backbones import proposal, published
 from calex.backbones.build import build, parameters
+from calex.backbones.shares import SHARES
 from calex.backbones.taps import measure_taps
 from calex.backbones.trace import check_network
+from calex.errors import CalexError
 from calex.system.files import write_json
 from calex.system.progress import say
 from calex.workflow import settings_argument
@@ -27,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--settings",
         type=settings_argument.parse,
         required=True,
-        help='JSON: {"network": "resnet18", "stem": "cifar", "input_size": 32, "taps": ["layer1", …], "pool": 8}, and "weights", '
+        help='JSON: {"network": "resnet18", "stem": "cifar", "input_size": 32, "taps": ["layer1", …] or "auto", "pool": 8}, and "weights", '
         '"crop", "resize", "layout", "class_token" as in config/README.md',
     )
     parser.add_argument("--out", type=Path, required=True, help="the file to write (taps.json)")
@@ -39,9 +41,20 @@ def run(args: argparse.Namespace) -> None:
     size = published.reading(chosen, published.entry(chosen["network"], chosen.get("weights")))["size"]
     model = build(chosen["network"], chosen["stem"], classes, size)
     channels = check_network(model, chosen["network"], size, classes)
+    names = chosen["taps"]
+    if names == "auto":
+        found, total = proposal.candidates(
+            model, size, chosen["pool"], chosen["network"], channels, chosen.get("class_token", "drop")
+        )
+        names = [tap.name for tap in proposal.propose(found, total)]
+        if not names:
+            raise CalexError(
+                f"taps: auto finds no {len(SHARES)} maps in {chosen['network']}; name those that there are, "
+                "`python -m calex taps` lists them"
+            )
     taps, total = measure_taps(
         model,
-        chosen["taps"],
+        names,
         size,
         chosen["pool"],
         chosen["network"],

@@ -1,9 +1,9 @@
-"""List where branches can read a network, and propose three taps: a line for the config.
+"""List where branches can read a network, and propose four taps: a line for the config.
 
 A tap is a module that gives one feature map in a forward pass: (B, C, H, W), or what is read as one, maps with their
 channels last and tokens of a square grid. For each: its map, what is left of it after the pool, what one image takes in
-the cache (float16), and the share of the network's FLOPs spent by then. Three are proposed (*), near a quarter, a half and
-three quarters of the FLOPs. Needs shapes only, no weights and no data.
+the cache (float16), and the share of the network's FLOPs spent by then. Four are proposed (*), an early one and three around
+the middle: those that `taps: auto` takes; fewer where there are fewer. Needs shapes only, no weights and no data.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import math
 
 from calex.backbones import proposal
 from calex.backbones.build import build, parameters
+from calex.backbones.shares import SHARES
 from calex.backbones.trace import check_network
 from calex.errors import CalexError
 
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     model = build(args.network, args.stem, args.classes, size)
     channels = check_network(model, args.network, size, args.classes)
     taps, flops = proposal.candidates(model, size, args.pool or None, args.network, channels)
-    proposed = proposal.propose(taps, flops)
+    proposed = next(filter(None, (proposal.propose(taps, flops, SHARES[fewer:]) for fewer in range(len(SHARES)))), [])
     print(f"{args.network}, {args.stem} stem, {size} px: {flops / 1e6:.1f} MFLOPs, {parameters(model) / 1e6:.2f} M parameters")
     shown = [tap for tap in taps if args.all or proposal.depth(tap.name) <= DEPTH or tap in proposed]
     width = max([len(tap.name) for tap in shown] + [8])
@@ -53,6 +54,6 @@ def run(args: argparse.Namespace) -> None:
     if len(shown) < len(taps):
         print(f"  … and {len(taps) - len(shown)} deeper ones: --all")
     if not proposed:
-        print("\nno proposal: fewer than three maps between 5 % and 95 % of the FLOPs")
+        print("\nno proposal: there is no map between 5 % and 95 % of the FLOPs")
         return
     print(f"\ntaps: [{', '.join(tap.name for tap in proposed)}]")
