@@ -79,6 +79,17 @@ def test_what_a_fused_convolution_computes(case: str, how: dict[str, object]) ->
 
 
 @torch.inference_mode()
+def test_single_images_of_several_shapes_in_turn() -> None:
+    """The weights are put in order for one shape, and again for the next."""
+    model = Small(CASES["added, relu"][0]).eval()
+    graph = fx.symbolic_trace(copy.deepcopy(model))
+    fuse(graph)
+    for images, side in ((1, 6), (1, 9), (3, 9), (1, 6), (1, 1)):
+        x = torch.randn(images, 4, side, side).contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(graph(x.clone()), model(x.clone()), atol=1e-4, rtol=1e-4)
+
+
+@torch.inference_mode()
 def test_other_precisions_and_paddings_are_computed_as_usual() -> None:
     model = Small(CASES["added, relu"][0]).eval()
     graph, x = fx.symbolic_trace(model), torch.randn(2, 4, 6, 6)

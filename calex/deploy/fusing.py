@@ -1,8 +1,8 @@
 """A stage made faster: BatchNorm folded into the convolution before it, and on a CPU what follows done in the same kernel.
 
 The function is the same up to the order of sums. On a CPU oneDNN's fused convolution adds, and takes ReLU and its like, while
-values are in registers; its weights are kept in the order that the kernel reads, where the plain operator puts them in
-order at each call: for a single image of a deep stage that takes longer than the convolution itself.
+values are in registers. For a single image its weights are kept in the order that the kernel reads, where otherwise they are
+put in order at each call: in a deep stage that takes as long as the convolution itself. Which order that is depends on the map.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class FusedConvolution(nn.Module):
     def __init__(self, convolution: nn.Conv2d, act: str, numbers: list[float]) -> None:
         super().__init__()
         self.convolution, self.act, self.numbers = convolution, act, numbers
-        self.ordered: Tensor | None = None  # the weights as the kernel reads them; made when they are first needed
+        # The weights as the kernel reads them for an image of a shape; made when they are first needed.
+        self.ordered: tuple[torch.Size, Tensor] | None = None
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """Compute what the class says."""
@@ -51,13 +52,17 @@ class FusedConvolution(nn.Module):
             return PLAIN[self.act](out if other is None else out + other)
         of = self.convolution
         how: Any = (of.padding, of.stride, of.dilation, of.groups)
-        if self.ordered is None:
-            self.ordered = torch._C._nn.mkldnn_reorder_conv2d_weight(of.weight.to_mkldnn(), *how)
+        weight: Tensor = of.weight
+        if len(x) == 1:
+            if self.ordered is None or self.ordered[0] != x.shape:
+                order: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+                self.ordered = x.shape, order(of.weight.to_mkldnn(), *how, list(x.shape))
+            weight = self.ordered[1]
         kernel = torch.ops.mkldnn._convolution_pointwise
         if other is None:
-            return kernel(x, self.ordered, of.bias, *how, self.act, self.numbers, "")
+            return kernel(x, weight, of.bias, *how, self.act, self.numbers, "")
         act = None if self.act == "none" else self.act
-        return kernel.binary(x, other, self.ordered, of.bias, *how, "add", 1.0, act, self.numbers, "")
+        return kernel.binary(x, other, weight, of.bias, *how, "add", 1.0, act, self.numbers, "")
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "ordered": None}  # such tensors cannot be copied
