@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from small_cascades import Small, random_weights
+from small_networks import three_maps
 
 import calex
+from calex.backbones import build
 from calex.deploy.arrays import dataset_of
 from calex.errors import CalexError
 
@@ -98,6 +100,15 @@ def test_the_users_own_network_stays_as_it_is() -> None:
         method={"recipe": {"name": "branchwise", "epochs": 1}},
     ).fit(TRAIN, VAL)
     assert network.training and all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_places_for_branches_are_found_by_themselves() -> None:
+    options: dict[str, Any] = {"classes": CLASSES, "size": 8, "device": "cpu", "threads": 1}
+    network = build.build("resnet18", "cifar", 4)
+    assert calex.attach(network, "auto", **options).taps == ["layer1.0", "layer1", "layer2", "layer3"]
+    assert calex.attach(network, "layer2", **options).taps == ["layer2"]
+    with pytest.raises(CalexError, match="taps: auto finds no 4 maps in Sequential"):
+        calex.attach(three_maps(4), "auto", **options)
 
 
 @pytest.mark.parametrize(

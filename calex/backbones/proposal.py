@@ -11,6 +11,7 @@ from torch import nn
 from calex.backbones.shares import SHARES
 from calex.backbones.taps import Tap, tap_of
 from calex.backbones.trace import trace
+from calex.errors import CalexError
 
 SENSIBLE = (0.05, 0.95)  # earlier there is nothing to read yet, later nothing to save
 # What a shorter name and the end of a block are worth, in shares of FLOPs: inside a block there is no finished map.
@@ -57,3 +58,27 @@ def propose(taps: Sequence[Tap], flops: int, targets: Sequence[float] = SHARES) 
             if (chosen := best[n]) is None or cost < chosen[0]:
                 best[n] = (cost, [*before[1], k])
     return [taps[k] for k in best[-1][1]] if best[-1] else []
+
+
+def names_of(
+    taps: Sequence[str] | str,
+    model: nn.Module,
+    input_size: int,
+    pool: int | None,
+    network: str,
+    channels: int = 3,
+    class_token: str = "drop",
+) -> list[str]:
+    """Names of the modules that `taps` stands for: those that it lists, one, or the places that `auto` takes.
+
+    Raises CalexError where the network has too few maps for `auto`.
+    """
+    if taps != "auto":
+        return [taps] if isinstance(taps, str) else list(taps)
+    found, flops = candidates(model, input_size, pool, network, channels, class_token)
+    names = [tap.name for tap in propose(found, flops)]
+    if not names:
+        raise CalexError(
+            f"taps: auto finds no {len(SHARES)} maps in {network}; name those that there are, `python -m calex taps` lists them"
+        )
+    return names

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -18,7 +18,7 @@ from torch import nn
 
 from calex import __version__, plugins, recipes
 from calex import images as datasets
-from calex.backbones import build, own, taps
+from calex.backbones import build, own, proposal, taps
 from calex.backbones import normalisation as normalising
 from calex.backbones.trace import check_network
 from calex.branches.branch import built, head_for
@@ -43,7 +43,7 @@ from calex.workflow import plan, settings_argument
 
 def attach(
     network: nn.Module,
-    taps: Sequence[str],
+    taps: Sequence[str] | Literal["auto"],
     *,
     classes: Sequence[str],
     size: int,
@@ -61,8 +61,8 @@ def attach(
     ----------
     network : torch.nn.Module
         The trained network, which ends in logits.
-    taps : sequence of str
-        Names of the modules that branches read, shallow to deep; `python -m calex taps` proposes some.
+    taps : sequence of str, or "auto"
+        Names of the modules that branches read, shallow to deep; "auto" takes four places, the first of them early.
     classes : sequence of str
         The classes' names, in the order of the network's outputs.
     size : int
@@ -113,7 +113,7 @@ class Attached:
     def __init__(
         self,
         network: nn.Module,
-        taps: Sequence[str],
+        taps: Sequence[str] | Literal["auto"],
         classes: Sequence[str],
         size: int,
         normalisation: Mapping[str, list[float]] | None,
@@ -124,7 +124,7 @@ class Attached:
         device: str,
         threads: int,
     ) -> None:
-        self.network, self.taps, self.classes = build.freeze(build.copied(network).cpu()), list(taps), [*map(str, classes)]
+        self.network, self.classes = build.freeze(build.copied(network).cpu()), [*map(str, classes)]
         self.size, self.given, self.pool, self.name = size, normalisation, pool, name
         unknown = set(method or {}) - set(METHOD)
         if unknown:
@@ -138,6 +138,7 @@ class Attached:
         self.device, self.threads = device, threads
         self.called = name or type(network).__name__
         self.channels = check_network(self.network, self.called, size, len(self.classes))
+        self.taps = proposal.names_of(taps, self.network, size, pool, self.called, self.channels)
         self.forgotten = tempfile.TemporaryDirectory(prefix="calex-") if folder is None else None
         self.folder = Path(folder) if folder is not None else Path(self.forgotten.name)  # type: ignore[union-attr]
         if name is not None:

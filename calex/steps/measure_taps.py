@@ -12,10 +12,8 @@ from pathlib import Path
 from calex import images
 from calex.backbones import proposal, published
 from calex.backbones.build import build, parameters
-from calex.backbones.shares import SHARES
 from calex.backbones.taps import measure_taps
 from calex.backbones.trace import check_network
-from calex.errors import CalexError
 from calex.system.files import write_json
 from calex.system.progress import say
 from calex.workflow import settings_argument
@@ -41,17 +39,8 @@ def run(args: argparse.Namespace) -> None:
     size = published.reading(chosen, published.entry(chosen["network"], chosen.get("weights")))["size"]
     model = build(chosen["network"], chosen["stem"], classes, size)
     channels = check_network(model, chosen["network"], size, classes)
-    names = chosen["taps"]
-    if names == "auto":
-        found, total = proposal.candidates(
-            model, size, chosen["pool"], chosen["network"], channels, chosen.get("class_token", "drop")
-        )
-        names = [tap.name for tap in proposal.propose(found, total)]
-        if not names:
-            raise CalexError(
-                f"taps: auto finds no {len(SHARES)} maps in {chosen['network']}; name those that there are, "
-                "`python -m calex taps` lists them"
-            )
+    class_token = chosen.get("class_token", "drop")
+    names = proposal.names_of(chosen["taps"], model, size, chosen["pool"], chosen["network"], channels, class_token)
     taps, total = measure_taps(
         model,
         names,
@@ -59,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
         chosen["pool"],
         chosen["network"],
         channels,
-        chosen.get("class_token", "drop"),
+        class_token,
         chosen.get("layout"),
     )
     write_json(
