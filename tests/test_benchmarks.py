@@ -17,7 +17,7 @@ from conftest import REPOSITORY
 
 from calex import benchmarks, plugins
 from calex.__main__ import main
-from calex.benchmarks import Row, busy, memory, row
+from calex.benchmarks import Row, busy, memory, row, training
 from calex.benchmarks._stores import made
 from calex.features.store import verify
 from calex.report import benchmarks_page
@@ -47,6 +47,15 @@ def test_a_row_is_a_median_with_its_range_and_keeps_its_limit_or_not():
 def test_made_up_stores_are_whole(tmp_path):
     made(tmp_path, 1100)
     assert verify(tmp_path, "train") == []
+
+
+def test_training_at_a_tiny_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "CASES", (("imagenet", 8192, 10.0, 0.15),))
+    result = measured(tmp_path, "training", "--scale", "0.001")
+    by_flops = [found for found in result["rows"] if "what FLOPs allow" in found["name"]]
+    assert [found["limit"] for found in by_flops] == [0.15] * 3 and len(result["rows"]) == 9
+    # A branch of at most 1 % of the FLOPs trains for at most 3 %: 1.03 / 0.03 = 34.3 times at least are allowed.
+    assert all(float(re.search(r"of ([\d.]+) times", found["detail"])[1]) > 34 for found in by_flops)
 
 
 def test_reading_at_a_tiny_size(tmp_path, capsys):
