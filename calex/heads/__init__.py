@@ -1,1 +1,1 @@
-"""One file per branch head, with the functions of `calex.plugins.contracts.Head`."""
+"""One file per branch head, with the functions of `calex.plugins.contracts.Head`. To add one, copy `boostnet.py`."""
