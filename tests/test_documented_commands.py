@@ -39,6 +39,7 @@ EXCEPTED = {
     "what hours write",
     "python -m calex quote results/pareto_fashion_mnist_factors.md --into results/studies/factors.md": "reads what hours write",
     "python -m calex quote results/heads_fashion_mnist_heads.md --into results/studies/heads.md": "reads what hours write",
+    "python tests/earlyon/compare.py --images 2000": "needs earlyon, and minutes; tests/test_earlyon.py runs it where it is installed",
     "python tests/slurm/ratio.py": "starts a Slurm cluster, as root; tests/slurm does",
     "scontrol show config": "needs a Slurm cluster",
 }
