@@ -68,7 +68,9 @@ for count in BRANCH_COUNTS:
             f"benchmarks/{CASCADE}/branches.tsv"
         wildcard_constraints:
             method=job_settings.methods_that_train(config, joint=True),
-            backbone="|".join(name for name, backbone in config["backbones"].items() if shares.branches(backbone["taps"]) == count),
+            backbone="|".join(
+                name for name, backbone in config["backbones"].items() if shares.branches(backbone["taps"]) == count
+            ),
         group:
             "cascade"
         conda:
