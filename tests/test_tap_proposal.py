@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from calex.__main__ import main
 from calex.backbones import proposal
 from calex.backbones.build import build
-from calex.backbones.shares import SHARES, branches
+from calex.backbones.shares import SHARES
 from calex.backbones.taps import Tap
+from calex.workflow.plan import branch_count
 
 
 def tap(name: str, side: int, flops: int) -> Tap:
@@ -57,9 +58,8 @@ def cost_by_hand(taps, flops, chosen):  # none of the maps drawn below is the en
 
 @examples(60)
 @given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 2), st.integers(1, 3)), max_size=9))
-@example(
-    [(5, 0, 1), (6, 0, 2), (7, 0, 1), (7, 0, 1), (8, 0, 1)]
-)  # the cheaper of the first two may end on the map that comes next
+# The cheaper of the first two may end on the map that comes next.
+@example([(5, 0, 1), (6, 0, 2), (7, 0, 1), (7, 0, 1), (8, 0, 1)])
 def test_no_other_four_are_nearer(drawn):
     flops, side = 100, 64
     taps = []
@@ -111,22 +111,15 @@ def test_a_network_of_few_maps_is_proposed_fewer(capsys):
 
 def test_auto_is_what_is_proposed(tmp_path, tiny, capsys):
     settings = {"network": "resnet18", "stem": "cifar", "input_size": 32, "taps": "auto", "pool": 8}
-    words = [
-        "measure-taps",
-        "--dataset",
-        str(tiny / "results/digits/images.npz"),
-        "--out",
-        str(tmp_path / "taps.json"),
-        "--settings",
-    ]
+    out, data = str(tmp_path / "taps.json"), str(tiny / "results/digits/images.npz")
+    words = ["measure-taps", "--dataset", data, "--out", out, "--settings"]
     assert main([*words, json.dumps(settings)]) == 0
     found = json.loads((tmp_path / "taps.json").read_text())
     assert [tap["name"] for tap in found["taps"]] == ["layer1.0", "layer1", "layer2", "layer3"]
-    assert branches("auto") == len(found["taps"]) and branches(["layer1"]) == 1
-    assert (
-        main([*words, json.dumps(settings | {"network": "small_networks:three_maps", "stem": "imagenet", "input_size": 16})])
-        == 2
-    )
+    backbones = {"found": {"taps": "auto"}, "named": {"taps": ["layer1"]}}
+    assert [branch_count({"backbones": backbones}, name) for name in backbones] == [len(found["taps"]), 1]
+    small = settings | {"network": "small_networks:three_maps", "stem": "imagenet", "input_size": 16}
+    assert main([*words, json.dumps(small)]) == 2
     assert "taps: auto finds no 4 maps in small_networks:three_maps; name those" in capsys.readouterr().err
 
 

@@ -16,7 +16,7 @@ from calex.errors import CalexError
 SENSIBLE = (0.05, 0.95)  # earlier there is nothing to read yet, later nothing to save
 # What a shorter name and the end of a block are worth, in shares of FLOPs: inside a block there is no finished map.
 A_LEVEL_DEEPER = 0.1
-NO_BLOCK = 0.25
+NOT_A_BLOCKS_END = 0.25
 
 
 def candidates(
@@ -45,7 +45,9 @@ def propose(taps: Sequence[Tap], flops: int, targets: Sequence[float] = SHARES) 
     places = [k for k, tap in enumerate(taps) if SENSIBLE[0] <= tap.flops / flops <= SENSIBLE[1]]
     shallowest = min((depth(taps[k].name) for k in places), default=0)
     blocks = {tap.name.rpartition(".")[0] for tap in taps}
-    penalty = {k: A_LEVEL_DEEPER * (depth(taps[k].name) - shallowest) + NO_BLOCK * (taps[k].name not in blocks) for k in places}
+    penalty = {
+        k: A_LEVEL_DEEPER * (depth(taps[k].name) - shallowest) + NOT_A_BLOCKS_END * (taps[k].name not in blocks) for k in places
+    }
     # Equal FLOPs are one map under several names. The best name is best for every target, so the others need no look.
     names = (min(same, key=penalty.__getitem__) for _, same in itertools.groupby(places, key=lambda k: taps[k].flops))
     # best[n]: the least cost of the first n targets with the maps seen so far, and the places chosen.

@@ -7,8 +7,6 @@ fused with what follows them, as one would deploy it; the network is run as it i
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import numpy as np
 import torch
 from torch import nn
@@ -20,8 +18,8 @@ from calex.branches.branch import built, head_for
 from calex.deploy import latency, onnx, to_onnx
 from calex.deploy.cascade import Cascade
 from calex.deploy.folder import assembled
-from calex.deploy.record import PREPARE, onnx_file
 from calex.deploy.sweep import without_thresholds
+from calex.errors import CalexError
 from calex.system.progress import say
 
 POINTS = (0.3, 0.5, 0.7)
@@ -63,20 +61,15 @@ def measure(bench: Bench) -> list[Row]:
 
 def by_onnxruntime(cascade: Cascade, bench: Bench) -> onnx.OnnxCascade | None:
     """Give the cascade to onnxruntime, on as many threads; None, said in a line, where it cannot be."""
-    missing = [name for name in (*to_onnx.NEEDED, "onnxruntime") if find_spec(name) is None]
-    if missing or bench.device.type != "cpu":
-        say(f"latency: torch alone, {', '.join(missing)} not installed" if missing else "latency: torch alone, on a GPU")
+    if bench.device.type != "cpu":
+        say("latency: torch alone, because onnxruntime is timed on a CPU")
         return None
-    import onnxruntime
-
-    options, files = onnxruntime.SessionOptions(), to_onnx.exported(cascade)
-    options.intra_op_num_threads = bench.threads
-    options.log_severity_level = 3  # errors; it warns of what it cannot place well
-    names = [PREPARE, *(onnx_file(k) for k in range(len(TAPS) + 1))]
-    prepare, *stages = (
-        onnxruntime.InferenceSession(files[name], options, providers=["CPUExecutionProvider"]) for name in names
-    )
-    return onnx.OnnxCascade(prepare, stages, cascade.sweep, cascade.about, 0)
+    try:
+        files = to_onnx.exported(cascade)
+        return onnx.assembled(files.__getitem__, cascade.sweep, cascade.about, 0, bench.threads)
+    except CalexError as error:  # what is not installed
+        say(f"latency: torch alone: {error}")
+        return None
 
 
 def beside_torch(

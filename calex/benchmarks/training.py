@@ -7,7 +7,7 @@ as long. Its limits are shares of that bound.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,6 @@ from calex.benchmarks import Bench, Row, in_turn, row
 from calex.benchmarks.dump import BATCH, CLASSES, POOL, TAPS, TRANSFORM, dump, made_up, prepared
 from calex.branches.branch import Branch, Classifier, head_for
 from calex.branches.fitting import TrainingJob
-from calex.features.layout import Layout
 from calex.features.loader import Batch, Loader
 from calex.features.store import open_store
 from calex.heads import auto, prototype, separable
@@ -75,47 +74,41 @@ def measure(bench: Bench) -> list[Row]:
         model, layout = prepared("resnet18", stem, count, device)
         dump(bench.folder / stem, model, layout, images, labels, index, device)
         store = open_store(bench.folder / stem, "train")
-        for k in range(len(TAPS)):
-            cached = Loader(store, [k], BATCH, seed=0, device=device)
-            for compute in ("float32", "bfloat16"):
+        with torch.device("meta"):
+            flops = measure_taps(build("resnet18", stem, CLASSES), TAPS, images.shape[1], POOL)[1]
+        for k, tap in enumerate(layout.taps):
+            cached, where = Loader(store, [k], BATCH, seed=0, device=device), f"branch {k + 1}, {stem} stem"
+            default, allowed = default_head(tap, flops)
+            prototypes = partial(Branch, HEAD, tap, CLASSES, shared_core=False)
+            cases: list[tuple[str, str, Callable[[], Classifier], float, float | None]] = [
+                (f", {where}, backbone in float32", "float32", prototypes, 1.0, least if k == 0 else None),
+                (f", {where}, backbone in bfloat16", "bfloat16", prototypes, 1.0, None),
+                (f" over what FLOPs allow, {where}, default head", "float32", partial(Classifier, default, tap, CLASSES), allowed, share),
+            ]  # fmt: skip
+            for what, compute, branch, bound, limit in cases:
                 recomputed = Recomputing(model, images, labels, TAPS[k], compute, device)
                 slow, fast = in_turn(
-                    partial(epoch, recomputed, layout, k, device), partial(epoch, cached, layout, k, device), bench.repeats
+                    partial(epoch, recomputed, branch, device), partial(epoch, cached, branch, device), bench.repeats
                 )
-                limit = least if k == 0 and compute == "float32" else None
                 detail = f"{count / np.median(fast):.0f} images/s cached, {count / np.median(slow):.0f} images/s recomputed"
-                name = f"recomputed / cached epoch, branch {k + 1}, {stem} stem, backbone in {compute}"
-                rows.append(row(name, slow, fast, limit, False, detail))
-            slow, fast, allowed = with_default(model, images, labels, cached, layout, k, bench, stem)
-            detail = (
-                f"{np.median(slow / fast):.1f} of {allowed:.1f} times; {count / np.median(fast):.0f} images/s cached, "
-                f"{count / np.median(slow):.0f} images/s recomputed"
-            )
-            name = f"recomputed / cached epoch over what FLOPs allow, branch {k + 1}, {stem} stem, default head"
-            rows.append(row(name, slow / allowed, fast, share, False, detail))
+                if bound > 1:
+                    detail = f"{np.median(slow / fast):.1f} of {bound:.1f} times; {detail}"
+                rows.append(row(f"recomputed / cached epoch{what}", slow / bound, fast, limit, False, detail))
     return rows
 
 
-def with_default(
-    model: torch.nn.Module, images: np.ndarray, labels: np.ndarray, cached: Loader, layout: Layout, k: int, bench: Bench, stem: str
-) -> tuple[np.ndarray, np.ndarray, float]:  # fmt: skip
-    """The same for branch k of the default head: (repeats,) seconds of each, and the largest ratio that FLOPs allow."""
-    with torch.device("meta"):
-        flops = measure_taps(build("resnet18", stem, CLASSES), TAPS, images.shape[1], POOL)[1]
-    found = Classifier(head_for(DEFAULT, flops, CLASSES), layout.taps[k], CLASSES)
+def default_head(tap: tuple[int, int, int], flops: int) -> tuple[dict[str, Any], float]:
+    """The default head over a tap of a backbone of so many FLOPs, and the largest ratio that its own FLOPs allow.
+
+    It is given under its own name, because finding its width is no part of an epoch.
+    """
+    found = Classifier(head_for(DEFAULT, flops, CLASSES), tap, CLASSES)
     cost = 3 * found.flops()[0] / flops
-    # The same head under its own name: finding its width is no part of an epoch.
     head = {"name": "separable", **separable.OPTIONS, "blocks": auto.BLOCKS, "filters": found.core.width // 2}
-    recomputed = Recomputing(model, images, labels, TAPS[k], "float32", bench.device)
-    slow, fast = (partial(epoch, loader, layout, k, bench.device, head) for loader in (recomputed, cached))
-    return *in_turn(slow, fast, bench.repeats), (1 + cost) / cost
+    return head, (1 + cost) / cost
 
 
-def epoch(
-    loader: Loader | Recomputing, layout: Layout, k: int, device: torch.device, head: dict[str, Any] | None = None
-) -> None:
-    """One epoch of a fresh branch k, as `train-branch` trains it; without a confidence output where a head is given."""
+def epoch(loader: Loader | Recomputing, fresh: Callable[[], Classifier], device: torch.device) -> None:
+    """One epoch of a fresh branch, as `train-branch` trains it."""
     torch.manual_seed(0)
-    tap = layout.taps[k]
-    branch = Classifier(head, tap, CLASSES) if head else Branch(HEAD, tap, CLASSES, shared_core=False)
-    branchwise.train(branch, TrainingJob(loader, TARGET, RECIPE, 0, device, f"branch {k + 1}"))
+    branchwise.train(fresh(), TrainingJob(loader, TARGET, RECIPE, 0, device, "branch"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,26 +118,36 @@ def read(folder: str | Path, threads: int = 0) -> OnnxCascade:
     >>> read(folder).classify(["photo.png"]).exit.shape  # doctest: +SKIP
     (1,)
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise CalexError("onnxruntime is not installed; pip install onnxruntime") from None
     from safetensors.numpy import load
 
     folder = Path(folder)
     record = read_record(folder)
     if PREPARE not in record["files"]:
         raise CalexError(f"{folder}: was exported without ONNX files; export it again with --onnx")
+    sweep = sweep_of(record, load(read_file(folder, WEIGHTS, record)), folder / WEIGHTS)
+    return assembled(lambda name: read_file(folder, name, record), sweep, record, record["point"], threads, folder)
+
+
+def assembled(
+    content: Callable[[str], bytes], sweep: Sweep, about: dict[str, Any], point: int, threads: int = 0, folder: Path = Path()
+) -> OnnxCascade:
+    """Make a cascade of ONNX files.
+
+    content: gives a file of a name. sweep, about, point: see `OnnxCascade`. threads: of onnxruntime. folder: for an error.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise CalexError("onnxruntime is not installed; pip install onnxruntime") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
 
     def session(name: str) -> Any:
-        content = read_file(folder, name, record)
+        model = content(name)
         try:
-            return onnxruntime.InferenceSession(content, options, providers=onnxruntime.get_available_providers())
+            return onnxruntime.InferenceSession(model, options, providers=onnxruntime.get_available_providers())
         except Exception as error:  # onnxruntime's own kinds of errors
             raise CalexError(f"{folder / name}: onnxruntime cannot read it ({one_line(error)}); {AGAIN}") from None
 
-    sweep = sweep_of(record, load(read_file(folder, WEIGHTS, record)), folder / WEIGHTS)
-    stages = [session(onnx_file(k)) for k in range(len(record["taps"]) + 1)]
-    return OnnxCascade(session(PREPARE), stages, sweep, record, record["point"])
+    stages = [session(onnx_file(k)) for k in range(len(about["taps"]) + 1)]
+    return OnnxCascade(session(PREPARE), stages, sweep, about, point)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from calex.backbones import shares
 from calex.comparison import paired
 from calex.report import heads_page
 from calex.simulation import exits
@@ -77,7 +76,7 @@ def measure(
     """
     found: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
     for cascade in plan.cascades(config, dataset):
-        for k in range(1, shares.branches(config["backbones"][cascade.backbone]["taps"]) + 1):
+        for k in range(1, plan.branch_count(config, cascade.backbone) + 1):
             file = f"{cascade.folder}/exits{k}.npz"
             if file not in there:
                 continue

@@ -8,7 +8,7 @@ from itertools import product
 from typing import Any
 
 from calex import plugins
-from calex.backbones import shares
+from calex.backbones.shares import SHARES
 from calex.errors import CalexError
 
 # The parts of a method's block whose options may be lists; `policies` is a list that makes no variants.
@@ -99,6 +99,12 @@ def compared(config: dict[str, Any], dataset: str) -> dict[str, Any]:
     return {"ours": ours(config, dataset), "budgets": config["datasets"][dataset]["budgets"]}
 
 
+def branch_count(config: dict[str, Any], backbone: str) -> int:
+    """How many branches a backbone has: one a tap."""
+    taps = config["backbones"][backbone]["taps"]
+    return len(SHARES if taps == "auto" else taps)
+
+
 def timed(config: dict[str, Any], dataset: str) -> list[str]:
     """Every file of wall times that a dataset's report shows, below the folder of all results."""
     entry = config["datasets"].get(dataset, {})  # an unknown one is refused elsewhere
@@ -110,7 +116,7 @@ def branch_exits(config: dict[str, Any], dataset: str) -> list[str]:
     return [
         f"{cascade.folder}/exits{k}.npz"
         for cascade in cascades(config, dataset)
-        for k in range(1, shares.branches(config["backbones"][cascade.backbone]["taps"]) + 1)
+        for k in range(1, branch_count(config, cascade.backbone) + 1)
     ]
 
 
@@ -120,7 +126,7 @@ def exits(config: dict[str, Any], dataset: str) -> list[str]:
         f"{cascade.folder}/{file}"
         for cascade in cascades(config, dataset)
         for file in [
-            *(f"exits{k}.npz" for k in range(1, shares.branches(config["backbones"][cascade.backbone]["taps"]) + 1)),
+            *(f"exits{k}.npz" for k in range(1, branch_count(config, cascade.backbone) + 1)),
             *(f"{policy}.exits.npz" for policy in config["methods"][cascade.method]["policies"]),
         ]
     ]
@@ -128,7 +134,7 @@ def exits(config: dict[str, Any], dataset: str) -> list[str]:
 
 def deployable(config: dict[str, Any], dataset: str, backbone: str) -> list[str]:
     """Every file that a cascade over a backbone may be exported from, of the first seed, below the folder of all results."""
-    numbers = range(1, shares.branches(config["backbones"][backbone]["taps"]) + 1)
+    numbers = range(1, branch_count(config, backbone) + 1)
     return [
         f"{cascade.folder}/{file}"
         for cascade in cascades(config, dataset)
@@ -164,7 +170,7 @@ def records(config: dict[str, Any], dataset: str) -> list[tuple[CascadeRun, str,
     for cascade in cascades(config, dataset):
         method = config["methods"][cascade.method]
         if sequential(method["variants"][cascade.variant]):
-            branches = range(2, shares.branches(config["backbones"][cascade.backbone]["taps"]) + 1)
+            branches = range(2, branch_count(config, cascade.backbone) + 1)
             listed += [(cascade, f"weights of branch {k}", f"weights{k}.json") for k in branches]
         listed += [(cascade, f"policy {policy}", f"{policy}.calibration.json") for policy in method["policies"]]
     return listed

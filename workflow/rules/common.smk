@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 from calex import datasets, plugins
-from calex.backbones import shares
 from calex.config import merged, read_layers, read_yaml, validated
 from calex.errors import CalexError
 from calex.system.files import canonical_json
@@ -93,5 +92,5 @@ def memory(base, times):
 
 def exits(wildcards, last=None):
     """The exits of a cascade's branches, up to the last or to a given one."""
-    last = shares.branches(config["backbones"][wildcards.backbone]["taps"]) if last is None else last
+    last = plan.branch_count(config, wildcards.backbone) if last is None else last
     return [f"results/{CASCADE}/exits{k}.npz".format(**wildcards) for k in range(1, last + 1)]
