@@ -22,19 +22,17 @@ PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text
 COMPANIONS: dict[str, str] = {}
 
 
-def direct() -> list[Requirement]:
-    """Everything that pyproject.toml names, the extras included."""
-    return [
-        Requirement(line) for lines in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()) for line in lines
-    ]
+def direct(without: str = "") -> list[Requirement]:
+    """Everything that pyproject.toml names, the extras but one included; an extra may name others of the project."""
+    extras = (lines for extra, lines in PROJECT["optional-dependencies"].items() if extra != without)
+    named = [Requirement(line) for lines in (PROJECT["dependencies"], *extras) for line in lines]
+    return [one for one in named if one.name != PROJECT["name"]]
 
 
 def tested() -> Iterator[str]:
     """Each package of this environment that the project needs, by whatever way, without the name of a build (`+cpu`)."""
     if missing := [one.name for one in direct() if not installed(one.name)]:
-        raise SystemExit(
-            f"versions: not installed: {', '.join(missing)}; pip install -e '.[test,slurm,onnx]' in this environment"
-        )
+        raise SystemExit(f"versions: not installed: {', '.join(missing)}; pip install -e '.[test,onnx]' in this environment")
     needed: set[tuple[str, str]] = set()  # packages, each with one of its extras or none
     waiting = direct()
     while waiting:
@@ -58,8 +56,8 @@ def installed(name: str) -> bool:
 
 
 def lowest() -> Iterator[str]:
-    """The lower bound of each requirement, and what releases of that age need beside them."""
-    for requirement in direct():
+    """The lower bound of each requirement, and what releases of that age need beside them; ONNX's need a newer torch."""
+    for requirement in direct(without="onnx"):
         (bound,) = (one.version for one in requirement.specifier if one.operator == ">=")
         yield f"{requirement.name}=={bound}"
     yield from (f"{line}  # {reason}" for line, reason in COMPANIONS.items())

@@ -22,7 +22,7 @@ from calex.errors import CalexError
 from calex.simulation.scores import scores
 
 MISSING = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-needed = pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} not installed: pip install -e '.[onnx]'")
+needed = pytest.mark.skipif(bool(MISSING), reason="ONNX is an extra that needs a newer torch: pip install -e '.[onnx]'")
 DRAW = np.random.default_rng(1)
 PIXELS = (DRAW.integers(0, 256, (60, 1, 1, 3)) * 0.6 + DRAW.integers(0, 100, (60, 7, 7, 3))).astype(np.uint8)
 # Exits that need each other, what is fused, gates, and exits that average.
