@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from importlib.util import find_spec
 from pathlib import Path
 
 import documented
@@ -118,19 +117,15 @@ def test_every_exception_is_still_a_command_of_the_pages() -> None:
 
 @pytest.mark.parametrize("command", REALLY)
 def test_a_quick_command_runs(tiny_clone: Path, command: str) -> None:
-    if "--onnx" in command and None in map(find_spec, ("onnx", "onnxruntime", "onnxscript")):
-        pytest.skip("ONNX's packages are not installed: pip install -e '.[onnx]'")
     done = shell(tiny_clone, command)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("command", PLANNED)
 def test_a_long_command_plans(shipped_clone: Path, command: str) -> None:
-    if "--profile workflow/profiles/slurm" in command and find_spec("snakemake_executor_plugin_slurm") is None:
-        pytest.skip("Snakemake's plugin is not installed: pip install -e '.[slurm]'")
     done = shell(shipped_clone, dry(command))
     if "Could not find a version that satisfies the requirement setuptools" in done.stderr:
-        pytest.skip("pip reaches no package index")
+        pytest.skip("without a connection to a package index pip cannot say what it would install")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "does not provide the extra" not in done.stderr
     for file in re.findall(r"--configfile ((?:[^-\s]\S*\s*)+)", command):

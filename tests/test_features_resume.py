@@ -215,7 +215,7 @@ def small_disk(tmp_path):
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", disk], capture_output=True, text=True)
     if mounted.returncode:
-        pytest.skip(f"mounting a small tmpfs is not permitted here: {mounted.stderr.strip()}")
+        pytest.skip(f"to fill a disk, the test mounts one of 8 MB, which only root may: {mounted.stderr.strip()}")
     yield disk
     subprocess.run(["umount", disk], check=True)
 

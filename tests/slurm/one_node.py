@@ -7,8 +7,10 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile, gettempdir
 
 SCRIPT = Path(__file__).with_name("cluster")
+REFUSED = 3  # its exit status where no cluster can be had
 
 
 class Unavailable(Exception):
@@ -17,15 +19,17 @@ class Unavailable(Exception):
 
 @contextmanager
 def running() -> Iterator[None]:
-    with open("/var/tmp/calex-slurm.lock", "w") as lock:
+    with Path(gettempdir(), "calex-slurm.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # goes with its process, also where that is killed
         # Not into a pipe: the daemons would keep it open.
-        with open("/var/tmp/calex-slurm.log", "w+") as log:
+        with TemporaryFile("w+") as log:
             started = subprocess.run([SCRIPT, "start"], stdout=log, stderr=log, check=False)
             log.seek(0)
             said = log.read().strip()
-        if started.returncode:
+        if started.returncode == REFUSED:
             raise Unavailable(said)
+        if started.returncode:
+            raise RuntimeError(said)
         try:
             yield
         finally:
