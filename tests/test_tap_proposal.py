@@ -16,7 +16,7 @@ from calex.backbones import proposal
 from calex.backbones.build import build
 from calex.backbones.shares import SHARES
 from calex.backbones.taps import Tap
-from calex.workflow.plan import branch_count
+from calex.workflow.plan import branch_numbers
 
 
 def tap(name: str, side: int, flops: int) -> Tap:
@@ -117,7 +117,7 @@ def test_auto_is_what_is_proposed(tmp_path, tiny, capsys):
     found = json.loads((tmp_path / "taps.json").read_text())
     assert [tap["name"] for tap in found["taps"]] == ["layer1.0", "layer1", "layer2", "layer3"]
     backbones = {"found": {"taps": "auto"}, "named": {"taps": ["layer1"]}}
-    assert [branch_count({"backbones": backbones}, name) for name in backbones] == [len(found["taps"]), 1]
+    assert [len(branch_numbers({"backbones": backbones}, name)) for name in backbones] == [len(found["taps"]), 1]
     small = settings | {"network": "small_networks:three_maps", "stem": "imagenet", "input_size": 16}
     assert main([*words, json.dumps(small)]) == 2
     assert "taps: auto finds no 4 maps in small_networks:three_maps; name those" in capsys.readouterr().err

@@ -66,7 +66,9 @@ def by_onnxruntime(cascade: Cascade, bench: Bench) -> onnx.OnnxCascade | None:
         return None
     try:
         files = to_onnx.exported(cascade)
-        return onnx.assembled(files.__getitem__, cascade.sweep, cascade.about, 0, bench.threads)
+        return onnx.assembled(
+            files.__getitem__, cascade.sweep, cascade.about, 0, bench.threads, providers=["CPUExecutionProvider"]
+        )
     except CalexError as error:  # what is not installed
         say(f"latency: torch alone: {error}")
         return None

@@ -125,15 +125,22 @@ def read(folder: str | Path, threads: int = 0) -> OnnxCascade:
     if PREPARE not in record["files"]:
         raise CalexError(f"{folder}: was exported without ONNX files; export it again with --onnx")
     sweep = sweep_of(record, load(read_file(folder, WEIGHTS, record)), folder / WEIGHTS)
-    return assembled(lambda name: read_file(folder, name, record), sweep, record, record["point"], threads, folder)
+    return assembled(lambda name: read_file(folder, name, record), sweep, record, record["point"], threads, folder=folder)
 
 
 def assembled(
-    content: Callable[[str], bytes], sweep: Sweep, about: dict[str, Any], point: int, threads: int = 0, folder: Path = Path()
+    content: Callable[[str], bytes],
+    sweep: Sweep,
+    about: dict[str, Any],
+    point: int,
+    threads: int = 0,
+    providers: Sequence[str] = (),
+    folder: Path = Path(),
 ) -> OnnxCascade:
     """Make a cascade of ONNX files.
 
-    content: gives a file of a name. sweep, about, point: see `OnnxCascade`. threads: of onnxruntime. folder: for an error.
+    content: gives a file of a name. sweep, about, point: see `OnnxCascade`. threads: of onnxruntime. providers: what
+    onnxruntime computes on, by its names, all that it has if none is named. folder: for an error.
     """
     try:
         import onnxruntime
@@ -141,11 +148,12 @@ def assembled(
         raise CalexError("onnxruntime is not installed; pip install onnxruntime") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    providers = providers or onnxruntime.get_available_providers()
 
     def session(name: str) -> Any:
         model = content(name)
         try:
-            return onnxruntime.InferenceSession(model, options, providers=onnxruntime.get_available_providers())
+            return onnxruntime.InferenceSession(model, options, providers=providers)
         except Exception as error:  # onnxruntime's own kinds of errors
             raise CalexError(f"{folder / name}: onnxruntime cannot read it ({one_line(error)}); {AGAIN}") from None
 

@@ -76,7 +76,7 @@ def measure(
     """
     found: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
     for cascade in plan.cascades(config, dataset):
-        for k in range(1, plan.branch_count(config, cascade.backbone) + 1):
+        for k in plan.branch_numbers(config, cascade.backbone):
             file = f"{cascade.folder}/exits{k}.npz"
             if file not in there:
                 continue

@@ -99,10 +99,10 @@ def compared(config: dict[str, Any], dataset: str) -> dict[str, Any]:
     return {"ours": ours(config, dataset), "budgets": config["datasets"][dataset]["budgets"]}
 
 
-def branch_count(config: dict[str, Any], backbone: str) -> int:
-    """How many branches a backbone has: one a tap."""
+def branch_numbers(config: dict[str, Any], backbone: str) -> range:
+    """The numbers of a backbone's branches, from 1 on: one a tap."""
     taps = config["backbones"][backbone]["taps"]
-    return len(SHARES if taps == "auto" else taps)
+    return range(1, len(SHARES if taps == "auto" else taps) + 1)
 
 
 def timed(config: dict[str, Any], dataset: str) -> list[str]:
@@ -116,7 +116,7 @@ def branch_exits(config: dict[str, Any], dataset: str) -> list[str]:
     return [
         f"{cascade.folder}/exits{k}.npz"
         for cascade in cascades(config, dataset)
-        for k in range(1, branch_count(config, cascade.backbone) + 1)
+        for k in branch_numbers(config, cascade.backbone)
     ]
 
 
@@ -126,7 +126,7 @@ def exits(config: dict[str, Any], dataset: str) -> list[str]:
         f"{cascade.folder}/{file}"
         for cascade in cascades(config, dataset)
         for file in [
-            *(f"exits{k}.npz" for k in range(1, branch_count(config, cascade.backbone) + 1)),
+            *(f"exits{k}.npz" for k in branch_numbers(config, cascade.backbone)),
             *(f"{policy}.exits.npz" for policy in config["methods"][cascade.method]["policies"]),
         ]
     ]
@@ -134,7 +134,7 @@ def exits(config: dict[str, Any], dataset: str) -> list[str]:
 
 def deployable(config: dict[str, Any], dataset: str, backbone: str) -> list[str]:
     """Every file that a cascade over a backbone may be exported from, of the first seed, below the folder of all results."""
-    numbers = range(1, branch_count(config, backbone) + 1)
+    numbers = branch_numbers(config, backbone)
     return [
         f"{cascade.folder}/{file}"
         for cascade in cascades(config, dataset)
@@ -170,7 +170,7 @@ def records(config: dict[str, Any], dataset: str) -> list[tuple[CascadeRun, str,
     for cascade in cascades(config, dataset):
         method = config["methods"][cascade.method]
         if sequential(method["variants"][cascade.variant]):
-            branches = range(2, branch_count(config, cascade.backbone) + 1)
-            listed += [(cascade, f"weights of branch {k}", f"weights{k}.json") for k in branches]
+            later = branch_numbers(config, cascade.backbone)[1:]
+            listed += [(cascade, f"weights of branch {k}", f"weights{k}.json") for k in later]
         listed += [(cascade, f"policy {policy}", f"{policy}.calibration.json") for policy in method["policies"]]
     return listed

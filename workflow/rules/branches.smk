@@ -50,7 +50,7 @@ rule train_branch:
 
 # What a rule makes must be known before any job, and backbones may differ in their number of branches: a rule for
 # each number, which is one for nearly every config.
-BRANCH_COUNTS = sorted({plan.branch_count(config, backbone) for backbone in config["backbones"]})
+BRANCH_COUNTS = sorted({len(plan.branch_numbers(config, backbone)) for backbone in config["backbones"]})
 
 for count in BRANCH_COUNTS:
 
@@ -68,7 +68,7 @@ for count in BRANCH_COUNTS:
             f"benchmarks/{CASCADE}/branches.tsv"
         wildcard_constraints:
             method=job_settings.methods_that_train(config, joint=True),
-            backbone="|".join(name for name in config["backbones"] if plan.branch_count(config, name) == count),
+            backbone="|".join(name for name in config["backbones"] if len(plan.branch_numbers(config, name)) == count),
         group:
             "cascade"
         conda:

@@ -92,5 +92,5 @@ def memory(base, times):
 
 def exits(wildcards, last=None):
     """The exits of a cascade's branches, up to the last or to a given one."""
-    last = plan.branch_count(config, wildcards.backbone) if last is None else last
-    return [f"results/{CASCADE}/exits{k}.npz".format(**wildcards) for k in range(1, last + 1)]
+    numbers = plan.branch_numbers(config, wildcards.backbone)[:last]
+    return [f"results/{CASCADE}/exits{k}.npz".format(**wildcards) for k in numbers]
