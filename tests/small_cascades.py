@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -15,6 +17,8 @@ from calex.deploy.folder import assembled
 from calex.deploy.sweep import CURVES, Sweep
 
 torch.set_num_threads(1)
+ONNX = None not in map(find_spec, ("onnx", "onnxruntime", "onnxscript"))
+NEEDS_ONNX = pytest.mark.skipif(not ONNX, reason="ONNX is an extra that needs a newer torch: pip install -e '.[onnx]'")
 CLASSES, TAPS, POOL = 4, ["one", "two", "three"], 3
 SHAPES = [(6, 3, 3), (8, 3, 3), (8, 2, 2)]
 

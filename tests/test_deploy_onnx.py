@@ -6,13 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import REPOSITORY
-from small_cascades import CLASSES, made
+from small_cascades import CLASSES, NEEDS_ONNX, made
 
 from calex.deploy import folder as folders
 from calex.deploy import onnx as running
@@ -21,8 +20,6 @@ from calex.deploy.to_onnx import exported
 from calex.errors import CalexError
 from calex.simulation.scores import scores
 
-MISSING = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-needed = pytest.mark.skipif(bool(MISSING), reason="ONNX is an extra that needs a newer torch: pip install -e '.[onnx]'")
 DRAW = np.random.default_rng(1)
 PIXELS = (DRAW.integers(0, 256, (60, 1, 1, 3)) * 0.6 + DRAW.integers(0, 100, (60, 7, 7, 3))).astype(np.uint8)
 # Exits that need each other, what is fused, gates, and exits that average.
@@ -49,7 +46,7 @@ def saved(pair: tuple[Cascade, Path]) -> Path:
     return pair[1]
 
 
-@needed
+@NEEDS_ONNX
 def test_onnx_answers_as_torch_does(pair: tuple[Cascade, Path]) -> None:
     cascade, folder = pair
     other = running.read(folder, threads=1)
@@ -65,7 +62,7 @@ def test_onnx_answers_as_torch_does(pair: tuple[Cascade, Path]) -> None:
     assert len(other(other.prepare(PIXELS[:0])).exit) == 0
 
 
-@needed
+@NEEDS_ONNX
 def test_it_needs_no_torch(saved: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None; import numpy as np; from calex.deploy import onnx;"
@@ -76,7 +73,7 @@ def test_it_needs_no_torch(saved: Path) -> None:
     assert done.returncode == 0 and len(eval(done.stdout)) == 3, done.stderr
 
 
-@needed
+@NEEDS_ONNX
 @pytest.mark.parametrize(
     ("injury", "reason"),
     [
@@ -92,7 +89,7 @@ def test_onnx_files_that_were_changed_are_refused(injury: object, reason: str, s
         running.read(folder)
 
 
-@needed
+@NEEDS_ONNX
 def test_a_truncated_file_that_the_record_knows_is_one_line(saved: Path, tmp_path: Path) -> None:
     from calex.deploy.record import RECORD
     from calex.system.files import read_json, sha256, write_json
@@ -107,7 +104,7 @@ def test_a_truncated_file_that_the_record_knows_is_one_line(saved: Path, tmp_pat
     assert "\n" not in str(caught.value)
 
 
-@needed
+@NEEDS_ONNX
 def test_a_cascade_without_onnx_files_says_so(tmp_path: Path) -> None:
     folders.write(made("boostnet", "entropy", np.zeros((1, 3, CLASSES))), tmp_path / "one")
     with pytest.raises(CalexError, match="exported without ONNX files"):

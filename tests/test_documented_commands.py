@@ -46,7 +46,7 @@ EXCEPTED = {
 # What makes a dry run of a program.
 DRY = {
     "snakemake": "snakemake -n",
-    "pip install": "pip install --quiet --dry-run --no-deps",
+    "pip install": "pip install --quiet --dry-run --no-deps --no-build-isolation",  # which asks no package index
     "pytest": "pytest --collect-only --quiet",
 }
 
@@ -124,8 +124,6 @@ def test_a_quick_command_runs(tiny_clone: Path, command: str) -> None:
 @pytest.mark.parametrize("command", PLANNED)
 def test_a_long_command_plans(shipped_clone: Path, command: str) -> None:
     done = shell(shipped_clone, dry(command))
-    if "Could not find a version that satisfies the requirement setuptools" in done.stderr:
-        pytest.skip("without a connection to a package index pip cannot say what it would install")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "does not provide the extra" not in done.stderr
     for file in re.findall(r"--configfile ((?:[^-\s]\S*\s*)+)", command):

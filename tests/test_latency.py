@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_cascades import CLASSES, made
+from small_cascades import CLASSES, NEEDS_ONNX, ONNX, made
 
 from calex.__main__ import main
 from calex.benchmarks import Bench
@@ -96,12 +95,11 @@ def test_the_benchmark_at_a_tiny_size(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [(row["limit"], row["at_most"]) for row in promised] == [(0.75, False)] * 3 + [(0.9, False)] * 3
     assert [row["name"].split(", ")[2] for row in promised] == [f"{point} of the cost" for point in benchmark.POINTS] * 2
     assert all(0 < row["low"] <= row["ratio"] <= row["high"] for row in rows)
-    with_onnx = all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
-    assert [row["limit"] for row in beside] == [None] * 2 * with_onnx
+    assert [row["limit"] for row in beside] == [None] * 2 * ONNX
 
 
+@NEEDS_ONNX
 def test_onnxruntime_times_the_same_cascade() -> None:
-    pytest.importorskip("onnxruntime", reason="ONNX is an extra that needs a newer torch: pip install -e '.[onnx]'")
     cascade, inputs = benchmark.random_cascade("resnet18", "cifar", 32, 10), benchmark.made_up(24, 32)
     runtime = benchmark.by_onnxruntime(cascade, Bench(Path(), 1, 1, torch.device("cpu")))
     assert runtime is not None

@@ -10,11 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryFile, gettempdir
 
 SCRIPT = Path(__file__).with_name("cluster")
-REFUSED = 3  # its exit status where no cluster can be had
 
 
-class Unavailable(Exception):
-    """No cluster can be had here; the message says why."""
+def hindrance() -> str:
+    """Why no cluster can be had on this machine; empty where one can."""
+    return subprocess.run([SCRIPT, "check"], stderr=subprocess.PIPE, text=True, check=False).stderr.strip()
 
 
 @contextmanager
@@ -26,8 +26,6 @@ def running() -> Iterator[None]:
             started = subprocess.run([SCRIPT, "start"], stdout=log, stderr=log, check=False)
             log.seek(0)
             said = log.read().strip()
-        if started.returncode == REFUSED:
-            raise Unavailable(said)
         if started.returncode:
             raise RuntimeError(said)
         try:

@@ -33,6 +33,8 @@ def timed(folder: Path, command: str) -> tuple[float, dict[str, str]]:
 
 
 def main() -> None:
+    if hindrance := one_node.hindrance():
+        sys.exit(f"no Slurm cluster of one node: {hindrance}")
     with one_node.running(), tempfile.TemporaryDirectory() as folder:
         local, here = timed(clone(Path(folder) / "local", config=TINY), LOCAL)
         cluster, there = timed(clone(Path(folder) / "cluster", config=TINY), CLUSTER)

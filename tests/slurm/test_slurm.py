@@ -22,14 +22,14 @@ from clones import TINY, clone, clone_with_results, environment, shell
 COMMAND = "snakemake --profile workflow/profiles/slurm results/pareto_digits.html"
 TABLES = ("results/points_digits.parquet", "results/digits/paired.parquet")
 
+HINDRANCE = one_node.hindrance()
+pytestmark = pytest.mark.skipif(bool(HINDRANCE), reason=f"starts a Slurm cluster of one node: {HINDRANCE}")
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    try:
-        with one_node.running():
-            yield
-    except one_node.Unavailable as error:
-        pytest.skip(f"a Slurm cluster of one node cannot be started on this machine: {error}")
+    with one_node.running():
+        yield
 
 
 def submissions(output: str) -> list[str]:
