@@ -51,6 +51,13 @@ def test_equal_input_gives_equal_bytes(points, report):
     assert again == report
 
 
+def test_sentences_stand_apart(tiny):
+    """The template drops the end of a line after a block, so a sentence that a block ends must bring its own space."""
+    text = text_of((tiny / "results/pareto_digits.html").read_text(encoding="utf-8"))
+    assert "Hollow diamonds" in text and "Dotted" in text
+    assert re.findall(r".{20}[a-z)%][.;:][A-Z].{10}", text) == []
+
+
 def test_the_page_stands_alone(report):
     head = report.html.split("<script", 1)[0]
     assert report.html.startswith("<!doctype html>")

@@ -86,8 +86,9 @@ def gpus(wildcards):
 
 
 def memory(base, times):
-    """mem_mb of a job: a base, and so many times the size of its input files (on disk images take what they take in memory)."""
-    return lambda wildcards, input: base + math.ceil(times * input.size_mb)
+    """mem_mb of a job: a base, and so many times the size of its images (which take on disk what they take in memory)."""
+    # Not `input.size_mb`: while it plans, Snakemake cannot answer that, and Python warns of a coroutine that nobody awaited.
+    return lambda wildcards, input: base + math.ceil(times * os.path.getsize(input.dataset) / 1e6)
 
 
 def exits(wildcards, last=None):
