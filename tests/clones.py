@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import REPOSITORY
+from conftest import REPOSITORY, copied_run
 
 TINY = REPOSITORY / "tests" / "tiny.yaml"
 
@@ -36,7 +36,7 @@ def clone_with_results(folder: Path, run: Path, config: Path) -> Path:
     """A clone in which what another folder's run made stands as if it had been made there."""
     clone(folder, config=config)
     for part in ("results", ".snakemake", "logs"):
-        shutil.copytree(run / part, folder / part, dirs_exist_ok=True)
+        copied_run(run / part, folder / part)
     return folder
 
 

@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from calex.system.locks import locked
+
 # Beside another worker a second thread is no gain, and two trainings of two threads each would wait for one another. Set before
 # torch is imported, because OpenMP reads it once. A step that is given `--threads` has as many all the same.
-if "PYTEST_XDIST_WORKER" in os.environ:
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if WORKER:
     os.environ["OMP_NUM_THREADS"] = "1"
 
 REPOSITORY = Path(__file__).parents[1]
@@ -42,7 +45,8 @@ RUN_SNAKEMAKE = {"run_snakemake", "shell"}  # functions of this file and of clon
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What runs the workflow, dry or not, is marked: `-m 'not workflow'` is the library alone.
 
-    By the functions that a test or one of its fixtures calls.
+    By the functions that a test or one of its fixtures calls. Its files come first, because they take longest: several workers
+    then end together.
     """
     for item in items:
         if not isinstance(item, pytest.Function):
@@ -51,6 +55,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         names = (function.__code__.co_names for function in (item.function, *fixtures) if hasattr(function, "__code__"))
         if not RUN_SNAKEMAKE.isdisjoint(itertools.chain.from_iterable(names)):
             item.add_marker("workflow")
+    slow = {item.path for item in items if item.get_closest_marker("workflow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def run_snakemake(
@@ -90,10 +96,26 @@ def copied_repository(folder: Path) -> Path:
     return folder
 
 
+def copied_run(run: Path, folder: Path) -> Path:
+    """A copy of a finished run, for a test that goes on with it; less what a Snakemake that looks at it just now holds or writes."""
+    passing = shutil.ignore_patterns("locks", "log")
+    return Path(shutil.copytree(run, folder, symlinks=True, ignore=passing, dirs_exist_ok=True))
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run on one core, with its cascade; nobody may change what is in it."""
-    folder = tmp_path_factory.mktemp("tiny")
-    done = run_snakemake(folder, "results/pareto_digits.html", "results/digits/resnet18/cascade", "--cores", "1")
-    assert done.returncode == 0, done.stderr[-4000:]
+    """The folder of a finished run on one core, with its cascade; nobody may change what is in it.
+
+    Several workers share one, which the first of them makes.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    if WORKER:
+        shared = shared.parent
+    folder, finished = shared / "tiny", shared / "tiny.finished"
+    with locked(shared / "tiny.lock", "the tiny run", wait=True):
+        if not finished.is_file():
+            folder.mkdir()
+            done = run_snakemake(folder, "results/pareto_digits.html", "results/digits/resnet18/cascade", "--cores", "1")
+            assert done.returncode == 0, done.stderr[-4000:]
+            finished.touch()
     return folder

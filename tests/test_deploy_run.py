@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import documented
 import numpy as np
 import pytest
-from conftest import REPOSITORY, planned, run_snakemake
+from conftest import REPOSITORY, copied_run, planned, run_snakemake
 from exported import compare, curves
 from PIL import Image
 
@@ -34,7 +33,7 @@ def test_a_cascade_answers_every_test_image_as_it_was_evaluated(tiny: Path) -> N
 @pytest.fixture(scope="module")
 def run(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the tiny run that a test may add to."""
-    return Path(shutil.copytree(tiny, tmp_path_factory.mktemp("export") / "run"))
+    return copied_run(tiny, tmp_path_factory.mktemp("export"))
 
 
 def test_the_workflow_exports_what_is_best_on_validation(run: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 import torch
 import yaml
-from conftest import REPOSITORY, planned, run_snakemake
+from conftest import REPOSITORY, copied_run, planned, run_snakemake
 
 from calex import images
 from calex.system.files import read_json
@@ -91,7 +91,7 @@ def test_a_head_a_recipe_and_a_policy_are_a_file_and_a_line_each(tiny: Path, tmp
     text = section("config/extending.md", "A method of your own")
     files, (lines,) = re.findall(r"^`(my_parts/\w+\.py)`", text, re.MULTILINE), blocks(text, "yaml")
     assert len(files) == 3
-    own = shutil.copytree(tiny, tmp_path / "own")
+    own = copied_run(tiny, tmp_path / "own")
     for file, code in zip(files, blocks(text, "python"), strict=True):
         write(own / file, code)
     mine = write(own / "mine.yaml", lines)

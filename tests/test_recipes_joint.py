@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import REPOSITORY, run_snakemake
+from conftest import REPOSITORY, copied_run, run_snakemake
 from joint_cascades import FLOPS, IMAGES, build, everything, write_store
 from safetensors.torch import load_file
 
@@ -223,8 +222,7 @@ def test_backbones_may_differ_in_their_number_of_branches(tmp_path) -> None:
 
 
 def test_a_joint_method_beside_finished_ones_trains_once_and_disturbs_nothing(tiny, tmp_path) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(tiny, folder, symlinks=True)
+    folder = copied_run(tiny, tmp_path / "run")
     content = yaml.safe_load((REPOSITORY / "tests/tiny.yaml").read_text())
     content["methods"] |= with_methods(ztw={})["methods"]
     cascade = "results/digits/resnet18/ztw/default/seed0"

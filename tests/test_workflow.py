@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 import zarr
-from conftest import REPOSITORY, copied_repository, planned, run_snakemake
+from conftest import REPOSITORY, copied_repository, copied_run, planned, run_snakemake
 from feature_stores import hashes
 
 from calex import images, plugins
@@ -102,7 +102,7 @@ def test_an_edited_comparison_reruns_only_itself_and_the_report(tiny: Path, tmp_
 @pytest.fixture
 def own(tiny: Path, tmp_path: Path) -> Path:
     """A finished run that a test may change."""
-    return shutil.copytree(tiny, tmp_path / "own")
+    return copied_run(tiny, tmp_path / "own")
 
 
 def test_an_identical_dump_reruns_nothing_downstream(own: Path) -> None:

@@ -1,4 +1,4 @@
-"""The README's command for clusters on a real Slurm of one node, and a job that is cancelled under way.
+"""The README's command for clusters on a real Slurm of one node, with jobs that are cancelled under way.
 
 Runs as root where Debian's packages slurm-wlm and munge are installed and the machine belongs to no cluster.
 """
@@ -37,40 +37,16 @@ def submissions(output: str) -> list[str]:
     return re.findall(r"submitted with SLURM jobid \d+ \(log: \S*/slurm_logs/(group_[a-z]+|rule_\w+)", output)
 
 
-def clone_without(method: str, tiny: Path, folder: Path) -> Path:
-    """A clone with a finished run in it, less what one method and all methods together have made."""
-    clone_with_results(folder, tiny, TINY)
-    shutil.rmtree(folder / "results/digits/resnet18" / method)
-    for file in [*TABLES, "results/digits/run.json", "results/pareto_digits.html"]:
-        (folder / file).unlink()
-    return folder
-
-
 def assert_same_tables(folder: Path, other: Path) -> None:
     for name in TABLES:
         assert (folder / name).read_bytes() == (other / name).read_bytes(), name
 
 
-def test_the_documented_command_makes_the_same_bits(cluster: None, tiny: Path, tmp_path: Path) -> None:
+def test_the_documented_command_makes_the_same_bits_though_jobs_are_cancelled(
+    cluster: None, tiny: Path, tmp_path: Path
+) -> None:
     assert COMMAND in documented.commands()
     folder = clone(tmp_path / "clone", config=TINY)
-    done = shell(folder, COMMAND)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert_same_tables(folder, tiny)
-    assert sorted(submissions(done.stderr)) == [
-        "group_cascade",
-        "group_cascade",
-        "group_images",
-        "group_report",
-        "rule_cache_features",
-        "rule_cache_features",
-        "rule_cache_features",
-        "rule_train_backbone",
-    ]
-
-
-def test_a_cancelled_job_is_submitted_again(cluster: None, tiny: Path, tmp_path: Path) -> None:
-    folder = clone_without("calexnet", tiny, tmp_path / "clone")
     run = subprocess.Popen(
         ["bash", "-c", COMMAND],
         cwd=folder,
@@ -80,15 +56,23 @@ def test_a_cancelled_job_is_submitted_again(cluster: None, tiny: Path, tmp_path:
         text=True,
     )
     log = folder / "logs/digits/resnet18/calexnet/default/seed0/branch1.log"
-    log.unlink()
     while run.poll() is None and not log.is_file():
         time.sleep(0.1)
     subprocess.run("scancel --state=RUNNING --user=root", shell=True, check=True, env=os.environ)
     output, _ = run.communicate()
     assert run.returncode == 0, output[-4000:]
     states = subprocess.run(["squeue", "--states=all", "--noheader", "--Format=state"], capture_output=True, text=True).stdout
-    assert "CANCELLED" in states.split() and "Trying to restart job" in output
-    assert submissions(output) == ["group_cascade", "group_cascade", "group_report"]
+    again = output.count("Trying to restart job")
+    assert "CANCELLED" in states.split() and again > 0
+    assert sorted(submissions(output)) == [
+        *["group_cascade"] * (2 + again),  # one of each method, and again what ran when it was cancelled
+        "group_images",
+        "group_report",
+        "rule_cache_features",
+        "rule_cache_features",
+        "rule_cache_features",
+        "rule_train_backbone",
+    ]
     assert_same_tables(folder, tiny)
     points = pl.read_parquet(folder / TABLES[0])
     assert set(points["method"]) == {"backbone", "calexnet", "reference"}
@@ -96,7 +80,10 @@ def test_a_cancelled_job_is_submitted_again(cluster: None, tiny: Path, tmp_path:
 
 def test_a_submission_asks_for_one_gpu_where_the_cluster_has_any(cluster: None, tiny: Path, tmp_path: Path) -> None:
     """Three branches that could train side by side share the one GPU that the node offers; there is no real one."""
-    folder = clone_without("reference", tiny, tmp_path / "clone")
+    folder = clone_with_results(tmp_path / "clone", tiny, TINY)
+    shutil.rmtree(folder / "results/digits/resnet18/reference")
+    for file in [*TABLES, "results/digits/run.json", "results/pareto_digits.html"]:
+        (folder / file).unlink()
     done = shell(folder, f"{COMMAND} --config device=auto")
     assert done.returncode == 0, done.stderr[-4000:]
     assert submissions(done.stderr) == ["group_cascade", "group_report"]
