@@ -56,6 +56,12 @@ def test_the_documented_script_runs(
             {"recipe": {"name": "ztw", "epochs": 2, "ensemble_epochs": 1}, "target": {"name": "labels"}},
             {"name": "global", "steps": 9},
         ),
+        ({"recipe": {"name": "branchwise", "epochs": 2}}, {"name": "cpm", "score": "margin"}),
+        ({"recipe": {"name": "branchwise", "epochs": 2}}, {"name": "risk", "bounds": [0.2, 0.5]}),
+        (
+            {"recipe": {"name": "branchwise", "epochs": 2}},
+            {"name": "risk", "bounds": [0.3], "path": {"name": "global", "score": "entropy", "steps": 9}},
+        ),
     ],
 )
 def test_what_it_answers_is_what_was_measured(method: dict[str, Any], policy: Any, tmp_path: Path) -> None:
@@ -85,6 +91,24 @@ def test_without_test_images_nothing_is_said_of_them(tmp_path: Path) -> None:
     assert "not measured" in (tmp_path / "saved/README.md").read_text()
     loaded = calex.load(tmp_path / "saved", network=trained())
     assert torch.equal(loaded.classify(TEST[0]).exit, cascade.classify(TEST[0]).exit)
+
+
+def test_branches_of_another_session_are_not_taken_for_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that was kept: what calibration needs to know of the images is not there before `fit` has ended."""
+    options: dict[str, Any] = {"classes": CLASSES, "size": 9, "device": "cpu", "threads": 1, "folder": tmp_path}
+    options["method"] = {"recipe": {"name": "branchwise", "epochs": 1}}
+    first = calex.attach(trained(), ["two"], **options).fit(TRAIN, VAL)
+    with pytest.raises(CalexError, match="call fit"):
+        calex.attach(trained(), ["two"], **options).calibrate()
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(first, "_train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(TRAIN, VAL)
+    with pytest.raises(CalexError, match="call fit"):
+        first.calibrate()
 
 
 def test_the_users_own_network_stays_as_it_is() -> None:
@@ -132,6 +156,12 @@ def test_images_that_are_none_are_refused_and_so_is_the_wrong_order() -> None:
     attached = calex.attach(trained(), ["one"], classes=CLASSES, size=9, device="cpu", threads=1)
     with pytest.raises(CalexError, match="call fit"):
         attached.calibrate()
+    for policy, reason in (
+        ({"steps": 9}, "a block with a name"),
+        ({"name": "cpm", "score": "confidence"}, "learnt no confidence"),
+    ):
+        with pytest.raises(CalexError, match=reason):
+            attached._calibration(policy)
     with pytest.raises(CalexError, match="images must be uint8"):
         attached.fit((TRAIN[0].astype(np.float32), TRAIN[1]), VAL)
     with pytest.raises(CalexError, match="give one size"):

@@ -256,6 +256,21 @@ def test_intervals(interval: str, inside: list[float], outside: list[float]) -> 
     assert [value for value in outside if not misfit(value, interval)] == []
 
 
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [({"name": "jei_dnn", "epochs": 5}, "warmup: 10 of epochs: 5"), ({"name": "pteenet", "warmup": 30}, "warmup: 30 of")],
+)
+def test_a_warmup_that_leaves_nothing_is_refused(tiny_config: dict[str, Any], recipe: dict[str, Any], said: str) -> None:
+    """Gates and confidences that never learn would still be read as scores."""
+    change = {"recipe": recipe, "target": {"name": "labels"}, "weighting": {"name": "uniform"}}
+    tiny_config["methods"]["calexnet"] |= change
+    with pytest.raises(CalexError, match=f"methods.calexnet.recipe: {said}") as caught:
+        checked(tiny_config)
+    assert "\n" not in str(caught.value)
+    recipe["warmup"] = 4
+    checked(tiny_config)
+
+
 def test_what_is_no_interval_is_refused() -> None:
     for text in ("0, 1", "[0; 1]", "[low, 1]", ""):
         with pytest.raises(ValueError):

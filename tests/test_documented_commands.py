@@ -41,6 +41,7 @@ EXCEPTED = {
     "python tests/earlyon/compare.py --images 2000": "needs earlyon, and minutes; tests/test_earlyon.py runs it where it is installed",
     "python tests/slurm/ratio.py": "starts a Slurm cluster, as root; tests/slurm does",
     "scontrol show config": "needs a Slurm cluster",
+    "python -c \"from torchvision import models; models.resnet50(weights='IMAGENET1K_V1')\"": "downloads weights",
 }
 
 # What makes a dry run of a program.

@@ -17,6 +17,7 @@ from PIL import Image
 
 from calex import images, plugins
 from calex.datasets import _decoding, _memory, imagefolder
+from calex.datasets._decoding import any_size
 from calex.deploy import pictures
 from calex.errors import CalexError
 from calex.images.audit import audit
@@ -507,6 +508,19 @@ def test_all_images_that_are_too_large_are_told_before_one_is_decoded(tmp_path: 
 def test_pillows_own_limit_is_off_only_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert sizes(loaded(photos(tmp_path), val=2)) == [18, 2, 20] and Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_the_limit_on_pixels_comes_back_with_the_last_of_several_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first that began ends before the second, and the second before a third that began in between."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    first, second, third = any_size(), any_size(), any_size()
+    for begins, ends in ((first, None), (second, None), (None, first), (third, None), (None, second), (None, third)):
+        if begins:
+            begins.__enter__()
+        if ends:
+            assert Image.MAX_IMAGE_PIXELS is None
+            ends.__exit__(None, None, None)
+    assert Image.MAX_IMAGE_PIXELS == 100
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "1", "I;16", "CMYK"])

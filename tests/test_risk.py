@@ -332,6 +332,7 @@ def test_what_cannot_be_certified_is_an_answer_and_what_is_no_run_an_error(tmp_p
         ([*asked, "--drop", "1.5"], "--drop: 1.5 is not between 0 and 1"),
         (["certify", str(folder), "--policy", "onne", "--drop", "0.1"], "did you mean 'one'?"),
         (["certify", str(tmp_path), "--policy", "one", "--drop", "0.1"], "of a finished run"),
+        (["certify", "/", "--policy", "one", "--drop", "0.1"], "of a finished run"),
     ):
         assert main(arguments) == 2
         error = capsys.readouterr().err

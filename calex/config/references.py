@@ -142,6 +142,8 @@ def _recipe(where: str, variant: dict[str, Any], policies: Mapping[str, str | No
     """Check what a recipe asks of the other parts of its method."""
     recipe = variant["recipe"]["name"]
     with faults.gather():
+        recipes.check_warmup(recipe, variant["recipe"], f"{where}.recipe")
+    with faults.gather():
         recipes.check_target(recipe, variant["target"]["name"], f"{where}.target")
     with faults.gather():
         recipes.check_score(recipe, variant["score"], f"{where}.score")

@@ -76,15 +76,26 @@ def _opened(where: str, file: Path | IO[bytes]) -> Iterator[Image.Image]:
         raise Unreadable(where, f"not a readable image ({reason})") from None
 
 
+_changing_limit = threading.Lock()
+_lifted: list[int | None] = []  # Pillow's limit as it was, once for each block that runs
+
+
 @contextmanager
 def any_size() -> Iterator[None]:
-    """Lift Pillow's own limit on pixels inside the block: sizes are checked here, for all files, before decoding."""
-    limit = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = None
+    """Lift Pillow's own limit on pixels inside the block: sizes are checked here, for all files, before decoding.
+
+    The limit is one for the whole process: it comes back when the last of several threads has left its block.
+    """
+    with _changing_limit:
+        _lifted.append(_lifted[0] if _lifted else Image.MAX_IMAGE_PIXELS)
+        Image.MAX_IMAGE_PIXELS = None
     try:
         yield
     finally:
-        Image.MAX_IMAGE_PIXELS = limit
+        with _changing_limit:
+            limit = _lifted.pop()
+            if not _lifted:
+                Image.MAX_IMAGE_PIXELS = limit
 
 
 def read_header(file: Path) -> Header:

@@ -38,7 +38,7 @@ from calex.simulation.rule import charged
 from calex.steps import cache_features, calibrate, evaluate, pareto, train_branch, train_branches, weigh_survivors
 from calex.system import devices
 from calex.system.files import read_parquet, sha256, write_json
-from calex.workflow import plan, settings_argument
+from calex.workflow import job_settings, plan, settings_argument
 
 
 def attach(
@@ -136,6 +136,7 @@ class Attached:
         recipes.check_score(self.method["recipe"]["name"], self.method["score"], "method.score")
         recipes.check_weighting(self.method["recipe"]["name"], self.method["weighting"]["name"], "method.weighting")
         self.device, self.threads = device, threads
+        self.dataset: datasets.Images | None = None  # until all branches have learnt from it
         self.called = name or type(network).__name__
         self.channels = check_network(self.network, self.called, size, len(self.classes))
         self.taps = proposal.names_of(taps, self.network, size, pool, self.called, self.channels)
@@ -166,8 +167,8 @@ class Attached:
         CalexError
             For images and labels that are none, and for a network or tap that does not fit.
         """
-        dataset = dataset_of(train, val, test or val, self.classes)
-        self.tested, self.dataset = test is not None, dataset
+        self.dataset, dataset = None, dataset_of(train, val, test or val, self.classes)
+        self.tested = test is not None
         learnt = dataset.images[dataset.indices("train")]
         scale = normalising.normalisation(self.given, learnt, self.channels)  # type: ignore[arg-type]
         self.transform = {"size": self.size, **scale}
@@ -176,6 +177,7 @@ class Attached:
         write_json(self.folder / "taps.json", self.measured)
         self._cache(dataset, measured)
         self._train(seed)
+        self.dataset = dataset
         return self
 
     def _cache(self, dataset: datasets.Images, measured: Sequence[taps.Tap]) -> None:
@@ -240,7 +242,8 @@ class Attached:
         Parameters
         ----------
         policy : str or dict
-            Its name, or its block as in the config: `{"name": "cpm", "population": "all"}`.
+            Its name, or its block as in the config: `{"name": "cpm", "score": "margin"}`. The `path` of `risk`, over whose
+            operating points it decides, is such a name or block too.
         max_flops, min_accuracy, max_drop : float, optional
             At which operating point, as in `Cascade.at`; without any, the cheapest that is at most 0.01 less accurate than the
             network.
@@ -248,14 +251,13 @@ class Attached:
         Raises
         ------
         CalexError
-            Where no operating point is so, and before `fit`.
+            Where no operating point is so, for a score that the branches do not give, and before `fit` has ended.
         """
-        if not self._exits(len(self.taps))[-1].exists():
+        if self.dataset is None:
             raise CalexError("there are no branches yet; call fit(train, val) first")
         asked = {"max_flops": max_flops, "min_accuracy": min_accuracy, "max_drop": max_drop}
         wish = Wish(**asked if any(value is not None for value in asked.values()) else {"max_drop": 0.01})
-        block = {"name": policy} if isinstance(policy, str) else dict(policy)
-        settings = {"policy": block, "score": self.method["score"], "correct": self.method["correct"], "folds": 5}
+        settings = self._calibration(policy)
         exit_files, thresholds = self._exits(len(self.taps)), self.folder / "policy.thresholds.parquet"
         points = self.folder / "policy.points.parquet"
         calibrate.run(self._args(settings, exits=exit_files, out=thresholds))
@@ -263,15 +265,39 @@ class Attached:
         evaluate.run(self._args(settings, exits=exit_files, thresholds=thresholds, key=key, out=points))
         plain = pareto.backbone_rows(KEY["dataset"], KEY["backbone"], exit_files[0], self.folder)
         table = pl.concat([plain, read_parquet(points, SCHEMA)])
-        block = settings_argument.with_policy(settings_argument.parse(json.dumps(settings)))["policy"]
-        sweep = sweep_of(table, KEY, threshold_table.read(thresholds, len(self.taps), len(self.classes)), dict(block))
+        chosen = settings_argument.with_policy(settings_argument.parse(json.dumps(settings)))
+        scorer = dict(chosen["path" if "path" in chosen else "policy"])  # whose scores meet the thresholds
+        sweep = sweep_of(table, KEY, threshold_table.read(thresholds, len(self.taps), len(self.classes)), scorer)
         if not self.tested:
             unknown = {name: np.full_like(values, np.nan) for name, values in sweep.curves.items() if name.startswith("test")}
             sweep.curves.update(unknown)
             sweep.network["test"] = float("nan")
-        return self._cascade(sweep, sweep.choose(wish))
+        return self._cascade(sweep, sweep.choose(wish), settings["score"])
 
-    def _cascade(self, sweep: Any, point: int) -> Cascade:
+    def _calibration(self, policy: Mapping[str, Any] | str) -> dict[str, Any]:
+        """Give the settings of the step `calibrate` for a policy's name or block, as a run's config would."""
+        block = {"name": policy} if isinstance(policy, str) else dict(policy)
+        if "name" not in block:
+            raise CalexError(f'policy: a block with a name is expected, such as {{"name": "cpm"}}, got {block}')
+        path: dict[str, Any] | None = None
+        whole = plugins.complete("policies", {"name": block["name"]}, "policy")
+        if plugins.constants("policies", block["name"]).get("OVER", False):
+            over = block.get("path", whole["path"])
+            path = {"name": over} if isinstance(over, str) else dict(over)
+            block["path"] = path["name"]
+        score = job_settings.score_of(self.method, block, path)
+        recipes.check_score(self.method["recipe"]["name"], str(score), "policy.score")
+        if score == "confidence" and not self._confidence():
+            raise CalexError(
+                'policy.score: the branches learnt no confidence; give `score: "confidence"` in `method`, then fit again'
+            )
+        for one in (block, path or {}):
+            one.pop("score", None)
+        more = {} if path is None else {"path": path}
+        return {"policy": block, **more, "score": score, "correct": self.method["correct"], "folds": 5}
+
+    def _cascade(self, sweep: Any, point: int, score: str) -> Cascade:
+        assert self.dataset is not None
         shapes = [tuple(tap["shape"]) for tap in self.measured["taps"]]
         head = head_for(self.method["head"], self.measured["flops"], len(self.classes))
         method = {"recipe": self.method["recipe"], "head": head, "shared_core": self.method["shared_core"]}
@@ -279,7 +305,7 @@ class Attached:
         branches = built(method, shapes, len(self.classes), seed=0)  # type: ignore[arg-type]
         for k, branch in enumerate(branches.branches, 1):
             branch.load_state_dict(load_file(self.folder / f"branch{k}.safetensors"))
-        validation = exits.read(self._exits(len(shapes)), "val", self.method["score"])
+        validation = exits.read(self._exits(len(shapes)), "val", score)
         policy = plugins.load("policies", sweep.policy["name"])
         costs = charged(policy, validation, plugins.options_of(sweep.policy)).costs
         splits = ("val", "test") if self.tested else ("val",)
@@ -289,7 +315,7 @@ class Attached:
             "classes": self.classes, "channels": self.channels, "transform": self.transform,
             "picture": pictures.like(self.dataset.images.shape[1:], {}, {}),
             "taps": self.taps, "layouts": [tap["layout"] for tap in self.measured["taps"]], "shapes": [list(each) for each in shapes],
-            "pool": self.pool, "precision": "float16", "compute": "float32", "method": method, "score": self.method["score"],
+            "pool": self.pool, "precision": "float16", "compute": "float32", "method": method, "score": score,
             "costs": {"to_tap": list(costs.to_tap), "head": list(costs.head), "backbone": costs.backbone},
             "made": {
                 "images": {split: len(self.dataset.indices(split)) for split in splits}, "fingerprints": self.fingerprints,

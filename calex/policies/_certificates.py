@@ -1,4 +1,4 @@
-"""Exact tests of whether a cascade is worse than the backbone by more than was allowed, from counts of test images.
+"""Tests, not by approximation, of whether a cascade is worse than the backbone by more than was allowed, from counts of test images.
 
 *Disagreement*: e of n images are answered otherwise than by the backbone; H: the rate is above ε. *Drop*: of n images h are
 answered rightly by the backbone alone (harms) and g by the cascade alone (gains); H: the harms' rate less the gains' is above ε.
@@ -49,7 +49,7 @@ def score_statistic(harms: np.ndarray, gains: np.ndarray, images: int, epsilon: 
 
 
 def drop_p(harms: int, gains: int, images: int, epsilon: float) -> float:
-    """Compute the exact p-value of H: drop > ε: the chance of a statistic as small, at the rate of gains where it is largest."""
+    """Compute the p-value of H: drop > ε: the chance of a statistic as small, at the rate of gains of a grid where it is largest."""
     observed = float(score_statistic(np.array(harms), np.array(gains), images, epsilon))
     worst = 0.0
     for gain in NUISANCE * (1 - epsilon) / 2:

@@ -7,6 +7,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from calex import plugins
 from calex.errors import CalexError, suggestion
 from calex.simulation.scores import SCORES
@@ -37,6 +40,15 @@ def check_weighting(recipe: str, weighting: str, where: str) -> None:
     if joint(recipe) and plugins.constants("weightings", weighting).get("SEQUENTIAL", False):
         raise CalexError(
             f"{where}.name: '{weighting}' looks at earlier branches, but the recipe '{recipe}' trains all at once; use uniform"
+        )
+
+
+def check_warmup(recipe: str, options: Mapping[str, Any], where: str) -> None:
+    """Raise CalexError if a recipe's warm-up, a part of its epochs, leaves none for what follows it."""
+    warmup, epochs = options.get("warmup", 0), options.get("epochs")
+    if epochs is not None and 0 < epochs <= warmup:
+        raise CalexError(
+            f"{where}: warmup: {warmup} of epochs: {epochs} leaves none in which '{recipe}' learns when to answer; lower warmup"
         )
 
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from calex.branches.branch import Branches, BranchOutput, Classifier, seeded
 from calex.branches.fitting import TrainingJob, fit
 from calex.system import flops
+from calex.system.progress import say
 
 JOINT = True
 TARGETS = ["labels", "argmax"]
@@ -110,6 +111,12 @@ def train(cascade: Branches, job: TrainingJob) -> list[float]:
     cost_weight, warmup, period, weighted = (options.pop(name) for name in ("cost_weight", "warmup", "period", "weighted"))
     cost = torch.tensor(job.costs.by_exit() / job.costs.backbone, dtype=torch.float32, device=job.device)
     cascade.to(job.device).train()
+    turns = (options["epochs"] - warmup) * len(job.loader) / period
+    if turns < 2:
+        say(
+            f"{job.label}: after the warm-up of {warmup} epochs follow {turns:.1f} periods of {period} batches, too few for gates and "
+            "classifiers to learn in turns; lower recipe.period"
+        )
     batches = 0
 
     def loss(batch: Any) -> torch.Tensor:

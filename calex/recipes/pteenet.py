@@ -102,7 +102,6 @@ def train(cascade: Branches, job: TrainingJob) -> list[float]:
     cascade.to(job.device).train()
     options = dict(job.settings)
     version, cost_weight, warmup = (options.pop(name) for name in ("version", "cost_weight", "warmup"))
-    warmup = min(warmup, options["epochs"])
 
     def outputs_of(batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         outputs = cascade([tap.float() for tap in batch.taps])

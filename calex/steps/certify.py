@@ -32,12 +32,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def settings_of(folder: Path, policy: str) -> dict[str, Any]:
     """Read from the run's description what a cascade was calibrated with: the settings of its step `calibrate`, by policy."""
-    parts = folder.absolute().parts[-5:]
-    record = folder.absolute().parents[3] / "run.json"
-    if len(parts) < 5 or not record.is_file():
-        raise CalexError(
-            f"{folder}: no {record} of a finished run; name a folder results/DATASET/BACKBONE/METHOD/VARIANT/seedN"
-        )
+    parts, above = folder.absolute().parts[-5:], list(folder.absolute().parents)
+    wanted = "name a folder results/DATASET/BACKBONE/METHOD/VARIANT/seedN"
+    if len(above) < 4:
+        raise CalexError(f"{folder}: is in no folder of a finished run; {wanted}")
+    record = above[3] / "run.json"
+    if not record.is_file():
+        raise CalexError(f"{folder}: no {record} of a finished run; {wanted}")
     config = read_json(record, "config.methods", "config.policies")["config"]
     dataset, backbone, method, variant, _ = parts
     if method not in config["methods"] or variant not in config["methods"][method]["variants"]:
