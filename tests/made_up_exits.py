@@ -65,7 +65,12 @@ def write(folder: Path, splits: dict[str, list[Exits]]) -> list[Path]:
         content = exits_file.content(
             {
                 split: [
-                    exits_file.BranchPredictions(log_softmax(view.predictions[k], view.scores[k], view.classes), view.scores[k])
+                    exits_file.kept(
+                        exits_file.BranchPredictions(
+                            log_softmax(view.predictions[k], view.scores[k], view.classes), view.scores[k]
+                        ),
+                        whole=split != "train",
+                    )
                     for view in views
                 ]
                 for split, views in splits.items()
@@ -76,9 +81,10 @@ def write(folder: Path, splits: dict[str, list[Exits]]) -> list[Path]:
             HEAD[k],
             2 * HEAD[k],
             BACKBONE,
-            [split for split in splits if split != "train"],
             {
-                split: np.stack([log_softmax(view.backbone, np.ones(len(view.backbone)), view.classes) for view in views])
+                split: exits_file.half(
+                    np.stack([log_softmax(view.backbone, np.ones(len(view.backbone)), view.classes) for view in views])
+                )
                 for split, views in splits.items()
                 if split != "train" and k == 0
             },

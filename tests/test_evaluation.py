@@ -21,7 +21,7 @@ from calex.simulation.cost import Costs
 from calex.simulation.crossfit import assign_folds
 from calex.simulation.evaluation import SCHEMA, measure
 from calex.simulation.exits import Exits, read, read_backbone_log_softmax, read_scores, read_views
-from calex.simulation.exits_file import BranchPredictions, content
+from calex.simulation.exits_file import BranchPredictions, content, half, joined, kept
 from calex.simulation.rule import Rule
 from calex.simulation.scores import scores
 from calex.steps import calibrate, evaluate
@@ -324,11 +324,12 @@ def test_scores_from_a_file_are_those_of_the_branch_to_the_bit_and_the_whole_sof
     given_branch[0] = [0, *[-1e5] * 9]  # below what float16 holds
     confidence = draw.random(500).astype(np.float32)
     one = BranchPredictions(given_branch, confidence)
+    first, last = (BranchPredictions(given_branch[part], confidence[part]) for part in (slice(0, 123), slice(123, None)))
     labels, backbone = draw.integers(0, 10, 500), given_branch[None, ::-1]
-    splits = {"train": [one, one], "val": [one]}
+    splits = {"train": [kept(one, whole=False)] * 2, "val": [joined([kept(part, whole=True) for part in (first, last)])]}
     arrays = content(
         splits, dict.fromkeys(splits, labels), {"train": np.repeat(backbone, 2, 0).argmax(2), "val": backbone.argmax(2)},
-        10.0, 1.0, 2.0, 100.0, ["val"], {"val": backbone},
+        10.0, 1.0, 2.0, 100.0, {"val": half(backbone)},
     )  # fmt: skip
     path = tmp_path / "exits1.npz"
     write_npz(path, arrays)

@@ -201,7 +201,8 @@ def test_the_confidence_gradient_never_reaches_the_classifier():
 def test_answers_come_in_order_and_no_image_depends_on_its_batch():
     one = with_history(branch()).train()  # `predict_log_proba` is in charge of the mode
     images = maps(10)
-    ((log_probabilities, confidences),) = predict_log_proba(Branches([one]), ([part] for part in images.split([3, 1, 6])))
+    parts = [predict_log_proba(Branches([one]), [part])[0] for part in images.split([3, 1, 6])]
+    log_probabilities, confidences = (np.concatenate(part) for part in zip(*parts, strict=True))
     one.eval()
     with torch.no_grad():
         logits, confidence = one(images)
@@ -314,7 +315,7 @@ def test_a_branch_learns():
     features, one = Features(count=60, sizes=(30, 30)), branch()
     found = train(one, features, epochs=60, learning_rate=0.02)
     assert len(found) == 60 and found[-1] < 0.3 * found[0]
-    ((log_probabilities, confidences),) = predict_log_proba(Branches([one]), [[features.maps[0]]])
+    ((log_probabilities, confidences),) = predict_log_proba(Branches([one]), [features.maps[0]])
     assert (log_probabilities.argmax(1) == features.labels.numpy()).mean() > 0.95 and confidences.mean() > 0.8
 
 

@@ -30,11 +30,11 @@ def write_exits(path: Path, cost: float, accuracy: float, seed: int) -> None:
         logits = np.full((IMAGES, CLASSES), -3.0, np.float32)
         logits[np.arange(IMAGES), answered] = 0
         log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-        predictions[split] = [BranchPredictions(log_p.astype(np.float32), None)]
-    backbone = {split: views[0].log_probabilities.argmax(1)[None].astype(np.int64) for split, views in predictions.items()}
+        predictions[split] = [exits_file.kept(BranchPredictions(log_p.astype(np.float32), None), whole=False)]
+    backbone = {split: views[0].prediction[None] for split, views in predictions.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     flops = (0.25 * BACKBONE, cost * BACKBONE, None, BACKBONE)
-    write_npz(path, exits_file.content(predictions, labels, backbone, *flops, (), {}))
+    write_npz(path, exits_file.content(predictions, labels, backbone, *flops, {}))
 
 
 @pytest.fixture

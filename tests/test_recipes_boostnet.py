@@ -35,7 +35,7 @@ def sums_by_loops(cascade: Boosted, taps: list[torch.Tensor], boost: float) -> l
 def test_exits_answer_the_running_sum(store, head, boost):
     cascade, taps = build("boostnet", head, boost=boost).eval(), everything(store).taps
     expected = sums_by_loops(cascade, taps, boost)
-    for n, (log_probabilities, confidence) in enumerate(predict_log_proba(cascade, [taps])):
+    for n, (log_probabilities, confidence) in enumerate(predict_log_proba(cascade, taps)):
         assert confidence is None
         for i in range(IMAGES):
             whole = sum(math.exp(value) for value in expected[n][i])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -69,13 +70,22 @@ def test_a_step_writes_every_branch_and_its_exits_and_nothing_else(cascade) -> N
     assert {path.name for path in folder.iterdir()} == expected
 
 
+def test_whoever_may_read_the_folder_may_read_what_is_in_it(cascade) -> None:
+    """A group's members share results; libraries that write by way of a temporary file let nobody else read them."""
+    _, folder = cascade
+    umask = os.umask(0)
+    os.umask(umask)
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in folder.iterdir()}
+    assert modes == dict.fromkeys(modes, oct(0o666 & ~umask))
+
+
 def test_exits_hold_what_the_written_branches_say(cascade, features) -> None:
     name, folder = cascade
     rebuilt = build(name)
     for k, branch in enumerate(rebuilt.branches, 1):
         branch.load_state_dict(load_file(folder / f"branch{k}.safetensors"))
     store = open_store(features, "test")
-    for k, (log_probabilities, confidence) in enumerate(predict_log_proba(rebuilt, [everything(store).taps]), 1):
+    for k, (log_probabilities, confidence) in enumerate(predict_log_proba(rebuilt, everything(store).taps), 1):
         with np.load(folder / f"exits{k}.npz") as held:
             assert held["train_prediction"].shape == (2, IMAGES) and held["test_prediction"].shape == (1, 21)
             np.testing.assert_array_equal(held["test_prediction"][0], log_probabilities.argmax(1))

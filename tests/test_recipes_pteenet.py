@@ -93,7 +93,7 @@ def test_a_high_price_sends_everything_out_at_the_first_exit_and_none_keeps_it(s
         cascade = build("pteenet")
         # So few steps that a branch cannot become better than the backbone by heart.
         train("pteenet", cascade, store, cost_weight=price, epochs=25, learning_rate=0.01, batch_size=8)
-        sure[price] = predict_log_proba(cascade, [everything(store).taps])[0][1]
+        sure[price] = predict_log_proba(cascade, everything(store).taps)[0][1]
     assert sure[50.0].min() > 0.9
     assert sure[0.0].mean() < sure[0.5].mean() < sure[50.0].mean()
 
@@ -102,7 +102,7 @@ def test_it_learns(store):
     cascade, batch = build("pteenet", "prototype", shared=False), everything(store)
     history = train("pteenet", cascade, store, epochs=60, learning_rate=0.02, batch_size=16, schedule="cosine")
     assert history[-1] < 0.7 * history[0]
-    (said, confidence), *_ = predict_log_proba(cascade, [batch.taps])
+    (said, confidence), *_ = predict_log_proba(cascade, batch.taps)
     assert said.shape == (IMAGES, CLASSES) and confidence.shape == (IMAGES,)
 
 

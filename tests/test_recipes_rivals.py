@@ -62,7 +62,7 @@ def test_an_exit_answers_the_nearest_mean(store, target):
     cascade, batch = build("e2cm", "flat", temperature=2.0), everything(store)
     assert train("e2cm", cascade, store, target, batch_size=8, temperature=2.0) == []
     labels = (batch.labels if target == "labels" else batch.log_softmax.argmax(1)).tolist()
-    for k, (log_probabilities, confidence) in enumerate(predict_log_proba(cascade, [batch.taps])):
+    for k, (log_probabilities, confidence) in enumerate(predict_log_proba(cascade, batch.taps)):
         assert confidence is None
         side = min(2, SHAPES[k][1])
         x = torch.nn.functional.adaptive_avg_pool2d(batch.taps[k], (side, side)).flatten(1).double().numpy()
@@ -79,7 +79,7 @@ def test_a_class_without_images_is_never_answered(store, capsys):
     )
     train("e2cm", cascade, store)
     assert "1 of 4 classes have no training images" in capsys.readouterr().err
-    for log_probabilities, _ in predict_log_proba(cascade, [everything(store).taps]):
+    for log_probabilities, _ in predict_log_proba(cascade, everything(store).taps):
         assert (np.exp(log_probabilities[:, -1]) == 0).all() and np.isfinite(log_probabilities).all()
 
 
@@ -110,7 +110,7 @@ def test_an_ensemble_answers_for_all_branches_so_far(store, ensemble):
     cascade, taps = build("supervised", "prototype", ensemble=ensemble).eval(), everything(store).taps
     with torch.no_grad():
         own = [branch.classify(tap).softmax(1).tolist() for branch, tap in zip(cascade.branches, taps, strict=True)]
-    for k, (log_probabilities, _) in enumerate(predict_log_proba(cascade, [taps])):
+    for k, (log_probabilities, _) in enumerate(predict_log_proba(cascade, taps)):
         for i in range(IMAGES):
             so_far = [[own[j][i][c] for j in range(k + 1)] for c in range(CLASSES)]
             means = [sum(p) / (k + 1) if ensemble == "averaged" else math.prod(p) ** (1 / (k + 1)) for p in so_far]
@@ -231,7 +231,7 @@ def test_a_high_price_opens_the_first_gate_and_none_lets_the_best_exit_decide(st
     for cost_weight in (0.0, 50.0):
         cascade = build("jei_dnn", "prototype", cost_weight=cost_weight)
         train("jei_dnn", cascade, store, cost_weight=cost_weight, epochs=120, warmup=20, period=1, learning_rate=0.02)
-        _, confidence = predict_log_proba(cascade, [everything(store).taps])[0]
+        _, confidence = predict_log_proba(cascade, everything(store).taps)[0]
         opened.append(confidence.mean())
     assert opened[1] > 0.8 > opened[0]
 

@@ -99,7 +99,7 @@ def test_exits_answer_the_ensemble_of_the_chain(store, name):
         for parameter in branch.ensemble.parameters():
             parameter.data = torch.randn(parameter.shape, generator=draw)
     log_p = [log_softmax(logits) for logits in chain_by_loops(cascade, taps)]
-    for m, (found, confidence) in enumerate(predict_log_proba(cascade, [taps]), 1):
+    for m, (found, confidence) in enumerate(predict_log_proba(cascade, taps), 1):
         assert confidence is None
         mixer = cascade.branches[m - 1].ensemble
         for i in range(IMAGES):
@@ -113,7 +113,7 @@ def test_with_neutral_weights_the_ensemble_is_the_geometric_mean(store):
         torch.nn.init.zeros_(branch.ensemble.weight)
         torch.nn.init.zeros_(branch.ensemble.bias)
     p = np.exp([log_softmax(logits) for logits in chain_by_loops(cascade, taps)])
-    for m, (found, _) in enumerate(predict_log_proba(cascade, [taps]), 1):
+    for m, (found, _) in enumerate(predict_log_proba(cascade, taps), 1):
         mean = np.prod(p[:m], axis=0) ** (1 / m)
         np.testing.assert_allclose(np.exp(found), mean / mean.sum(axis=1, keepdims=True), rtol=1e-4)
 

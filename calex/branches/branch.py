@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -143,15 +142,15 @@ def seeded(seed: int, count: int) -> Iterator[int]:
 
 
 @torch.inference_mode()
-def predict_log_proba(cascade: Branches, taps: Iterable[Sequence[torch.Tensor]]) -> list[BranchPredictions]:
-    """Predict a split's images, in order.
+def predict_log_proba(cascade: Branches, taps: Sequence[torch.Tensor]) -> list[BranchPredictions]:
+    """Predict a batch of images, in order.
 
     Parameters
     ----------
     cascade : Branches
         In whatever mode; it is set to evaluation.
-    taps : iterable of K tensors
-        The feature maps of each batch, (B, C, H, W).
+    taps : sequence of K tensors
+        Their feature maps, (B, C, H, W) each.
 
     Returns
     -------
@@ -159,24 +158,13 @@ def predict_log_proba(cascade: Branches, taps: Iterable[Sequence[torch.Tensor]])
         One of each exit.
     """
     cascade.eval()
-    batches: list[list[BranchPredictions]] = [
-        [
-            BranchPredictions(
-                output.logits.log_softmax(1).cpu().numpy(),
-                None if output.confidence is None else output.confidence.sigmoid().cpu().numpy(),
-            )
-            for output in cascade([tap.float() for tap in batch])
-        ]
-        for batch in taps
+    return [
+        BranchPredictions(
+            output.logits.log_softmax(1).cpu().numpy(),
+            None if output.confidence is None else output.confidence.sigmoid().cpu().numpy(),
+        )
+        for output in cascade([tap.float() for tap in taps])
     ]
-    return [_concatenated([batch[branch] for batch in batches]) for branch in range(len(batches[0]))]
-
-
-def _concatenated(batches: Sequence[BranchPredictions]) -> BranchPredictions:
-    confidences = [batch.confidence for batch in batches if batch.confidence is not None]
-    return BranchPredictions(
-        np.concatenate([batch.log_probabilities for batch in batches]), np.concatenate(confidences) if confidences else None
-    )
 
 
 def head_for(head: dict[str, Any], backbone_flops: float, classes: int) -> dict[str, Any]:

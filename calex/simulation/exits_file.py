@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from calex.errors import CalexError
-from calex.simulation.scores import summary
+from calex.simulation.scores import Summary, summary
 from calex.system.files import npz_names, read_npz
 
 FORMAT = 2  # 1 held finished scores instead of what they are computed from
@@ -36,15 +36,48 @@ class BranchPredictions(NamedTuple):
     confidence: np.ndarray | None
 
 
+class Kept(NamedTuple):
+    """What a file keeps of one exit's predictions for N images of one view.
+
+    classes: C. prediction: (N,) int64. summary: what scores are made of. log_softmax: (N, C) float16, or None.
+    """
+
+    classes: int
+    prediction: np.ndarray
+    summary: Summary
+    log_softmax: np.ndarray | None
+
+
+def kept(predictions: BranchPredictions, whole: bool) -> Kept:
+    """Reduce an exit's predictions to what its file keeps; `whole`: the log-softmax of all classes too.
+
+    Batch by batch, because all training images' log-softmax may be larger than the memory.
+    """
+    log_p = predictions.log_probabilities
+    answers = log_p.argmax(1).astype(np.int64)
+    return Kept(log_p.shape[1], answers, summary(*predictions), half(log_p) if whole else None)
+
+
+def joined(batches: Sequence[Kept]) -> Kept:
+    """Put what is kept of several batches into one."""
+
+    def all_of(parts: Sequence[np.ndarray | None]) -> np.ndarray | None:
+        given = [part for part in parts if part is not None]
+        return np.concatenate(given) if given else None
+
+    whole = Summary(*(all_of(parts) for parts in zip(*(batch.summary for batch in batches), strict=True)))
+    answers = np.concatenate([batch.prediction for batch in batches])
+    return Kept(batches[0].classes, answers, whole, all_of([batch.log_softmax for batch in batches]))
+
+
 def content(
-    predictions: Mapping[str, Sequence[BranchPredictions]],
+    predictions: Mapping[str, Sequence[Kept]],
     labels: Mapping[str, np.ndarray],
     backbone: Mapping[str, np.ndarray],
     flops_to_tap: float,
     flops_head: float,
     flops_confidence_head: float | None,
     flops_backbone: float,
-    whole: Collection[str],
     backbone_log_softmax: Mapping[str, np.ndarray],
 ) -> dict[str, np.ndarray]:
     """Build the arrays of one branch's file.
@@ -52,7 +85,7 @@ def content(
     Parameters
     ----------
     predictions : {split: V records}
-        The branch's, of each view.
+        What is kept of the branch's, of each view.
     labels : {split: (N,) int64}
         The true classes.
     backbone : {split: (V, N) int64}
@@ -61,23 +94,22 @@ def content(
         FLOPs of one image: the backbone up to the tap, the head, the whole backbone.
     flops_confidence_head : float or None
         The head with its confidence part; None for a branch without one.
-    whole : collection of str
-        The splits of which the whole log-softmax is kept.
-    backbone_log_softmax : {split: (V, N, C) float32}
-        The backbone's, of the splits in `whole`; empty but for the first branch.
+    backbone_log_softmax : {split: (V, N, C) float16}
+        The backbone's, of the splits of which it is kept; empty but for the first branch.
     """
     arrays: dict[str, np.ndarray] = {"format": np.array(FORMAT)}
     for split, views in predictions.items():
-        arrays["classes"] = np.array(views[0].log_probabilities.shape[1])
-        arrays[f"{split}_prediction"] = np.stack([view.log_probabilities.argmax(1) for view in views]).astype(np.int64)
-        parts = [summary(*view)._asdict() for view in views]
+        arrays["classes"] = np.array(views[0].classes)
+        arrays[f"{split}_prediction"] = np.stack([view.prediction for view in views])
+        parts = [view.summary._asdict() for view in views]
         arrays |= {
             f"{split}_{name}": np.stack([each[name] for each in parts]) for name, part in parts[0].items() if part is not None
         }
         arrays[f"{split}_label"], arrays[f"{split}_backbone"] = labels[split], backbone[split]
-        if split in whole:
-            arrays[f"{split}_log_softmax"] = np.stack([half(view.log_probabilities) for view in views])
-    arrays |= {f"{split}_backbone_log_softmax": half(values) for split, values in backbone_log_softmax.items()}
+        halves = [view.log_softmax for view in views if view.log_softmax is not None]
+        if halves:
+            arrays[f"{split}_log_softmax"] = np.stack(halves)
+    arrays |= {f"{split}_backbone_log_softmax": values for split, values in backbone_log_softmax.items()}
     flops = {"to_tap": flops_to_tap, "head": flops_head, "confidence_head": flops_confidence_head, "backbone": flops_backbone}
     return arrays | {f"flops_{name}": np.array(value) for name, value in flops.items() if value is not None}
 

@@ -31,7 +31,7 @@ PART = {"confidence": "confidence", "max_softmax": "top", "margin": "top", "entr
 
 def summary(log_probabilities: np.ndarray, confidence: np.ndarray | None) -> Summary:
     """Summarise a branch's output for N images: (N, C) float32 log-softmax and (N,) float32 confidences, or None."""
-    top = np.partition(log_probabilities, -2, axis=1)[:, :-3:-1]
+    top = np.partition(log_probabilities, -2, axis=1)[:, :-3:-1].copy()  # a view would keep all classes in memory
     finite = np.maximum(log_probabilities, np.finfo(np.float32).min)  # 0·log 0 is 0
     entropy = -(np.exp(log_probabilities.astype(np.float64)) * finite).sum(axis=1)
     return Summary(top, entropy, confidence)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from calex import images, recipes
 from calex.branches.branch import Branches, predict_log_proba
@@ -17,7 +17,7 @@ from calex.errors import CalexError
 from calex.features.loader import Loader
 from calex.features.store import Store, open_store
 from calex.simulation import exits_file
-from calex.simulation.exits_file import BranchPredictions
+from calex.simulation.exits_file import BranchPredictions, Kept
 from calex.system import devices
 from calex.system.files import canonical_json, replacing, write_npz
 from calex.workflow import settings_argument
@@ -72,16 +72,20 @@ def write(
 
     numbers: the branches' own, from 0; in file names k counts from 1. train_log_softmax: keep it of training images too.
     """
-    predictions: dict[str, list[list[BranchPredictions]]] = {}  # of each split, view and exit
-    for split, store in stores.items():
-        reader = Loader(store, numbers, 1024, seed=0, device=device, memory_budget=memory_budget)
-        predictions[split] = [
-            predict_log_proba(cascade, (batch.taps for batch in reader.ordered(view))) for view in range(store.layout.views)
-        ]
-    labels = {split: store.labels for split, store in stores.items()}
-    backbone = {split: store.log_softmax.argmax(2).astype(np.int64) for split, store in stores.items()}
     whole = [split for split in stores if split != "train" or train_log_softmax]
-    kept = {split: stores[split].log_softmax for split in whole if 0 in numbers}  # in the first branch's file
+    # Of each split and view what is kept of each exit, and last of the backbone.
+    found = {
+        split: [
+            _predicted(
+                cascade, Loader(store, numbers, 1024, seed=0, device=device, memory_budget=memory_budget), view, split in whole
+            )
+            for view in range(store.layout.views)
+        ]
+        for split, store in stores.items()
+    }
+    labels = {split: store.labels for split, store in stores.items()}
+    backbone = {split: np.stack([view[-1].prediction for view in views]) for split, views in found.items()}
+    halves = {split: np.stack([half for view in found[split] if (half := view[-1].log_softmax) is not None]) for split in whole}
     train = stores["train"]
     # Beside the weights and not in exits: another machine is no reason for later steps to see another file. One key,
     # because safetensors keeps no order of several.
@@ -91,11 +95,26 @@ def write(
     for place, (number, branch) in enumerate(zip(numbers, cascade.cpu().branches, strict=True)):
         head, confidence_head = branch.flops()  # type: ignore[operator]
         arrays = exits_file.content(
-            {split: [view[place] for view in views] for split, views in predictions.items()}, labels, backbone,
+            {split: [view[place] for view in views] for split, views in found.items()}, labels, backbone,
             train.provenance["flops_to_tap"][number], head, confidence_head, train.provenance["flops"],
-            whole, kept if number == 0 else {},
+            halves if number == 0 else {},
         )  # fmt: skip
         with replacing(folder / f"branch{number + 1}.safetensors") as partial:
             tensors = {name: tensor.contiguous() for name, tensor in branch.state_dict().items()}
-            save_file(tensors, partial, metadata={"made": made})
+            partial.write_bytes(save(tensors, {"made": made}))  # `save_file` would let nobody else read it
         write_npz(folder / f"exits{number + 1}.npz", arrays)
+
+
+def _predicted(cascade: Branches, reader: Loader, view: int, whole: bool) -> list[Kept]:
+    """What is kept of each exit's predictions for a view, and last of the backbone's."""
+    batches = [
+        [
+            exits_file.kept(exit, whole)
+            for exit in (
+                *predict_log_proba(cascade, batch.taps),
+                BranchPredictions(batch.log_softmax.cpu().numpy(), None),
+            )
+        ]
+        for batch in reader.ordered(view)
+    ]
+    return [exits_file.joined(exit) for exit in zip(*batches, strict=True)]
