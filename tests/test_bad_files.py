@@ -140,7 +140,12 @@ def test_flipped_bytes_never_get_past_the_readers_as_anything_but_a_line(tmp_pat
     write_npz(tmp_path / "whole.npz", {"a": np.arange(50), "b": np.array("word")})
     pl.DataFrame({"a": range(50), "b": ["word"] * 50}).write_parquet(tmp_path / "whole.parquet")
     schema = {"a": pl.Int64, "b": pl.String}
-    for name, read in (("npz", read_npz), ("parquet", lambda path: read_parquet(path, schema))):
+    readers: list[tuple[str, Callable[[Path], object]]] = [
+        ("npz", read_npz),
+        ("npz", lambda path: read_npz(path, ["a", "b"], mapped=["a"])),
+        ("parquet", lambda path: read_parquet(path, schema)),
+    ]
+    for name, read in readers:
         whole = (tmp_path / f"whole.{name}").read_bytes()
         read(tmp_path / f"whole.{name}")
         path = tmp_path / f"damaged.{name}"

@@ -40,7 +40,7 @@ def test_a_torch_file_gives_the_same_backbone_without_training(tiny: Path, tmp_p
     torch.save({"state_dict": {f"module.{name}": tensor for name, tensor in weights.items()}}, tmp_path / "mine.pt")
     done = bring(tiny, tmp_path / "mine.pt", tmp_path / "backbone.safetensors")
     assert done.returncode == 0, done.stderr
-    assert "warning: train-backbone resnet18: the checkpoint was trained on val images" in done.stderr
+    assert "warning: train-backbone resnet18: the weights were trained on val images" in done.stderr
     trained, brought = read_json(tiny / "results/digits/resnet18/backbone.json"), read_json(tmp_path / "backbone.json")
     assert brought["accuracy"] == trained["accuracy"]
     assert brought["history"] == []

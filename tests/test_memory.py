@@ -13,7 +13,9 @@ import pytest
 from conftest import REPOSITORY
 from made_up_exits import random_exits, write
 
+from calex import images
 from calex.__main__ import COMMANDS, main
+from calex.backbones.transform import channel_statistics
 from calex.errors import CalexError
 from calex.simulation import cascade
 from calex.system import memory
@@ -100,6 +102,27 @@ def test_a_real_limit(tmp_path):
         "calex weigh-survivors: error: not enough memory in calex.system.files.read_npz (unable to allocate 400. MiB for an array with "
         "shape (419430400,)); lower views, or give the step more memory\n"
     )
+
+
+def test_images_larger_than_the_memory_are_read_where_they_are_looked_at(tmp_path):
+    count, side = 3 << 10, 256  # 192 MiB
+    pixels = np.random.default_rng(0).integers(0, 256, (count, side, side, 1), np.uint8)
+    dataset = images.Images(pixels, np.arange(count) % 2, (np.arange(count) // 2 % 3).astype(np.uint8), np.array(["a", "b"]))
+    images.save(tmp_path / "images.npz", dataset)
+    script = f"""
+        import resource
+        from calex import images
+        from calex.backbones.transform import channel_statistics
+        resource.setrlimit(resource.RLIMIT_DATA, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + (100 << 20),) * 2)
+        dataset = images.load({str(tmp_path / "images.npz")!r})
+        train = dataset.of(dataset.indices("train"))
+        print(channel_statistics(train, 1), train[:2].sum(), train.shape, dataset.images.flags.writeable)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+    learned = pixels[dataset.indices("train")]
+    expected = channel_statistics(learned, 1), learned[:2].sum(), learned.shape, False
+    assert done.stdout == f"{' '.join(map(str, expected))}\n"
 
 
 def test_a_file_that_claims_more_than_it_holds_is_damaged(tmp_path):

@@ -40,7 +40,8 @@ def test_a_fit_is_the_minimum_that_scikit_learn_finds(monkeypatch: pytest.Monkey
     features, labels = clouds(300, 4, 8, 0)
     monkeypatch.setattr(probe, "PENALTIES", [penalty])
     monkeypatch.setattr(probe, "ITERATIONS", 300)
-    fitted = probe.fit(features, labels, features, labels, 4, bias, "probe")
+    everything = torch.arange(300)
+    fitted = probe.fit(features, labels, everything, everything, 4, bias, "probe")
     scale, mean = torch.std_mean(features.double(), 0, correction=0)
     scale[:2] = 1
     mean = mean if bias else torch.zeros_like(mean)
@@ -57,7 +58,8 @@ def test_a_fit_is_the_minimum_that_scikit_learn_finds(monkeypatch: pytest.Monkey
 def test_the_penalty_is_that_of_the_least_loss_on_validation_images(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = clouds(60, 4, 30, 0)
     val_features, val_labels = clouds(400, 4, 30, 1)
-    fitted = probe.fit(features, labels, val_features, val_labels, 4, True, "probe")
+    both = torch.cat([val_features, features]), torch.cat([val_labels, labels]), torch.arange(400, 460), torch.arange(400)
+    fitted = probe.fit(*both, 4, True, "probe")
     losses = [one["val_loss"] for one in fitted.tried]
     best = int(np.argmin(losses))
     assert fitted.penalty == fitted.tried[best]["penalty"] and 0 < best == len(losses) - 1 - probe.PATIENCE
@@ -65,7 +67,7 @@ def test_the_penalty_is_that_of_the_least_loss_on_validation_images(monkeypatch:
     assert nn.functional.cross_entropy(logits, val_labels).item() == pytest.approx(losses[best], abs=1e-4)
     assert (probe.answers(val_features, fitted) == logits.argmax(1).numpy()).all()
     monkeypatch.setattr(probe, "CHUNK", 4 * 7)  # seven images at a time
-    again = probe.fit(features, labels, val_features, val_labels, 4, True, "probe")
+    again = probe.fit(*both, 4, True, "probe")
     assert again.penalty == fitted.penalty and torch.allclose(again.weight, fitted.weight, rtol=1e-2, atol=1e-4)
     assert (probe.answers(val_features, fitted) == logits.argmax(1).numpy()).all()
 

@@ -74,16 +74,17 @@ def load(
                 f"images are stored at {min(stored)} px and enlarged to {transform['resize']}; a larger `size` of the source "
                 "shows more of them, a smaller `crop` of the backbone costs less"
             )
-    return Given(content, others, warnings + metadata.check_size(content, transform["size"]))
+    seen = [
+        f"the weights were trained on {split} images; what is chosen or reported on them will flatter"
+        for split in ("val", "test")
+        if split in chosen["trained_on"]
+    ]
+    return Given(content, others, seen + warnings + metadata.check_size(content, transform["size"]))
 
 
 def checkpoint_warnings(loaded: Loaded, chosen: dict[str, Any]) -> list[str]:
     """Warn of what a checkpoint is before it has answered a single image."""
-    warnings = [
-        f"the checkpoint was trained on {split} images; what is chosen or reported on them will flatter"
-        for split in ("val", "test")
-        if split in chosen["trained_on"]
-    ]
+    warnings = []
     if loaded.others and chosen.get("checkpoint_key") is None:
         taken = f"'{loaded.key}' was taken" if loaded.key else "the first was taken"
         warnings.append(

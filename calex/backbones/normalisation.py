@@ -6,9 +6,12 @@ import numpy as np
 
 from calex.backbones import transform
 from calex.errors import CalexError
+from calex.images import Selection
 
 
-def normalisation(given: dict[str, list[float]] | None, images: np.ndarray, channels: int) -> dict[str, list[float]]:
+def normalisation(
+    given: dict[str, list[float]] | None, images: np.ndarray | Selection, channels: int
+) -> dict[str, list[float]]:
     """Mean and std of each channel that a network reads: those of the config, or those of its training images.
 
     Parameters

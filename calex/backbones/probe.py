@@ -55,22 +55,27 @@ def penultimate(
     """(N, D) float32 on the device: what a network's last layer reads, for (N, H, W, C) uint8 images, in evaluation mode."""
     model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     read: list[torch.Tensor] = []
+    features = torch.empty(0)
     handle = layer.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0].float()))
     try:
         starts = range(0, len(images), batch)
         for start in track(iter(starts), f"{label}: features", len(starts), "images", batch):
             inputs = to_input(images[start : start + batch], **transform, device=device)
             model(inputs.contiguous(memory_format=torch.channels_last))
+            found = read.pop()
+            if start == 0:
+                features = found.new_empty(len(images), found.shape[1])
+            features[start : start + batch] = found
     finally:
         handle.remove()
-    return torch.cat(read)
+    return features
 
 
 def fit(
     features: torch.Tensor,
     labels: torch.Tensor,
-    val_features: torch.Tensor,
-    val_labels: torch.Tensor,
+    learned: torch.Tensor,
+    val: torch.Tensor,
     classes: int,
     bias: bool,
     label: str,
@@ -79,10 +84,12 @@ def fit(
 
     Parameters
     ----------
-    features, val_features : torch.Tensor
-        (N, D) float32, of training and of validation images, on one device.
-    labels, val_labels : torch.Tensor
-        (N,) int64, likewise.
+    features : torch.Tensor
+        (N, D) float32, of all images.
+    labels : torch.Tensor
+        (N,) int64, on the same device.
+    learned, val : torch.Tensor
+        (n,) int64: positions of the images to fit to, and of validation images.
     classes : int
         C; each has an output, also if no training image is of it.
     bias : bool
@@ -90,7 +97,7 @@ def fit(
     label : str
         What the log calls it.
     """
-    scale, mean = torch.std_mean(features, 0, correction=0)
+    scale, mean = torch.std_mean(features[learned], 0, correction=0)
     scale = torch.where(scale > 1e-6 * scale.max(), scale, torch.ones_like(scale))  # what never changes says nothing
     mean = mean if bias else torch.zeros_like(mean)
     # Over standardised features; the last column is the bias.
@@ -98,9 +105,9 @@ def fit(
     best, least, found = Probe(weights[:, :-1], weights[:, -1], math.inf, []), math.inf, 0
     tried: list[dict[str, float]] = []
     for position, penalty in enumerate(PENALTIES):
-        weights = _fitted(weights, features, labels, mean, scale, penalty, bias)
+        weights = _fitted(weights, features, labels, learned, mean, scale, penalty, bias)
         weight, offset = _unscaled(weights, mean, scale)
-        loss, right = _judged(val_features, val_labels, weight, offset)
+        loss, right = _judged(features, labels, val, weight, offset)
         tried.append({"penalty": penalty, "val_loss": loss, "val_accuracy": right})
         say(f"{label}: penalty {penalty:.1e}, validation loss {loss:.4f}, accuracy {right:.4f}")
         if loss < least:
@@ -114,6 +121,7 @@ def _fitted(
     begin: torch.Tensor,
     features: torch.Tensor,
     labels: torch.Tensor,
+    learned: torch.Tensor,
     mean: torch.Tensor,
     scale: torch.Tensor,
     penalty: float,
@@ -128,15 +136,16 @@ def _fitted(
         """The value; its gradient, by hand because autograd would keep all logits in memory, goes into `weights.grad`."""
         linear = weights[:, :-1]
         value, gradient = penalty / 2 * linear.square().sum(), torch.zeros_like(weights)
-        for part in _chunks(len(features), len(weights)):
-            standard = (features[part] - mean) / scale
+        for part in _chunks(len(learned), len(weights)):
+            some = learned[part]  # a chunk at a time, because a copy of them all is as large as all that the network gave
+            standard = (features[some] - mean) / scale
             logarithms = torch.addmm(weights[:, -1], standard, linear.T).log_softmax(1)
-            value = value + F.nll_loss(logarithms, labels[part], reduction="sum") / len(features)
+            value = value + F.nll_loss(logarithms, labels[some], reduction="sum") / len(learned)
             residual = logarithms.exp_()
-            residual[torch.arange(len(residual), device=residual.device), labels[part]] -= 1
-            gradient[:, :-1] += residual.T @ standard / len(features)
+            residual[torch.arange(len(residual), device=residual.device), labels[some]] -= 1
+            gradient[:, :-1] += residual.T @ standard / len(learned)
             if bias:
-                gradient[:, -1] += residual.sum(0) / len(features)
+                gradient[:, -1] += residual.sum(0) / len(learned)
         gradient[:, :-1] += penalty * linear
         weights.grad = gradient
         return value
@@ -151,14 +160,17 @@ def _unscaled(weights: torch.Tensor, mean: torch.Tensor, scale: torch.Tensor) ->
     return weight, weights[:, -1] - weight @ mean
 
 
-def _judged(features: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy of a layer."""
+def _judged(
+    features: torch.Tensor, labels: torch.Tensor, judged: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy of a layer on the images at some positions."""
     loss = right = 0.0
-    for part in _chunks(len(features), len(weight)):
-        logits = F.linear(features[part], weight, bias)
-        loss += float(F.cross_entropy(logits, labels[part], reduction="sum"))
-        right += float((logits.argmax(1) == labels[part]).sum())
-    return loss / len(features), right / len(features)
+    for part in _chunks(len(judged), len(weight)):
+        some = judged[part]
+        logits = F.linear(features[some], weight, bias)
+        loss += float(F.cross_entropy(logits, labels[some], reduction="sum"))
+        right += float((logits.argmax(1) == labels[some]).sum())
+    return loss / len(judged), right / len(judged)
 
 
 def fill(layer: nn.Linear, probe: Probe) -> None:

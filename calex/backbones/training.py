@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from calex.backbones.convolutions import by_images
 from calex.backbones.transform import augment, to_input
 from calex.errors import CalexError, one_line
+from calex.images import Selection
 from calex.system.files import replacing
 from calex.system.precision import autocast
 from calex.system.progress import say, track
@@ -114,7 +115,7 @@ class TrainingState:
 
 def train(
     model: nn.Module,
-    images: np.ndarray,
+    images: np.ndarray | Selection,
     labels: np.ndarray,
     transform: dict[str, Any],
     shifts: dict[str, Any],
@@ -131,7 +132,7 @@ def train(
     ----------
     model : torch.nn.Module
         (B, C, S, S) float32 → logits (B, K), or a tuple with auxiliary logits after them. It is trained in place.
-    images : numpy.ndarray
+    images : numpy.ndarray or Selection
         (N, H, W, C) uint8.
     labels : numpy.ndarray
         (N,) int64, from 0 to K − 1.
@@ -220,7 +221,7 @@ def train(
 
 def trial(
     model: nn.Module,
-    images: np.ndarray,
+    images: np.ndarray | Selection,
     labels: np.ndarray,
     transform: dict[str, Any],
     settings: dict[str, Any],
@@ -251,7 +252,7 @@ def trial(
 
 @torch.inference_mode()
 def predictions(
-    model: nn.Module, images: np.ndarray, transform: dict[str, Any], device: torch.device, batch: int = 256
+    model: nn.Module, images: np.ndarray | Selection, transform: dict[str, Any], device: torch.device, batch: int = 256
 ) -> np.ndarray:
     """(N,) int64: the network's answers, in evaluation mode and float32."""
     model.to(device).eval()

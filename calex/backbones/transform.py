@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from calex.images import Selection
+
 
 def to_input(
     images: np.ndarray | torch.Tensor,
@@ -41,7 +43,7 @@ def to_input(
     """
     if images.shape[3] > len(mean):
         images = luminance(images)
-    pixels = images if isinstance(images, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(images))
+    pixels = images if isinstance(images, torch.Tensor) else torch.from_numpy(np.require(images, requirements=["C", "W"]))
     batch = pixels.to(device).permute(0, 3, 1, 2).float() / 255
     if fit == "crop":
         batch = middle(batch, min(batch.shape[-2:]))
@@ -73,7 +75,9 @@ def luminance(images: Any) -> Any:
     return ((weighted + 0x8000) >> 16).astype(np.uint8)[..., None]
 
 
-def channel_statistics(images: np.ndarray, channels: int = 3, chunk: int = 1 << 23) -> tuple[list[float], list[float]]:
+def channel_statistics(
+    images: np.ndarray | Selection, channels: int = 3, chunk: int = 1 << 23
+) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel of (N, H, W, C) uint8 images, in units where white is 1.
 
     channels: how many numbers to give, 3 or 1; those of grey images are repeated, coloured ones are made grey first.

@@ -47,9 +47,10 @@ class FusedConvolution(nn.Module):
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """Compute what the class says."""
-        # The kernel of torch 2.6 cannot add maps that hold one value a channel.
-        alone = other is not None and other.numel() == other.shape[1]
-        if not (x.device.type == "cpu" and x.dtype == self.convolution.weight.dtype == torch.float32 and usable()) or alone:
+        # The kernel adds maps of its own shape; that of torch 2.6 none that hold one value a channel.
+        adds = other is None or (other.shape == self.shape(x) and other.numel() != other.shape[1])
+        floats = x.dtype == self.convolution.weight.dtype == torch.float32
+        if not (x.device.type == "cpu" and floats and adds and usable()):
             out = self.convolution(x)
             return PLAIN[self.act](out if other is None else out + other)
         of = self.convolution
@@ -65,6 +66,15 @@ class FusedConvolution(nn.Module):
             return kernel(x, weight, of.bias, *how, self.act, self.numbers, "")
         act = None if self.act == "none" else self.act
         return kernel.binary(x, other, weight, of.bias, *how, "add", 1.0, act, self.numbers, "")
+
+    def shape(self, x: Tensor) -> tuple[int, ...]:
+        """Return the shape (B, C, H, W) of the convolution's output."""
+        of = self.convolution
+        each: Any = zip(x.shape[2:], of.padding, of.dilation, of.kernel_size, of.stride, strict=True)
+        sides = (
+            (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1 for side, padding, dilation, kernel, stride in each
+        )
+        return (len(x), of.out_channels, *sides)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "ordered": None}  # such tensors cannot be copied

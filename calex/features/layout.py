@@ -123,11 +123,6 @@ class Layout:
         numbers = 2 * (math.ceil(self.images * 8 * expansion) + CRC_BYTES + ENTRY_BYTES)
         return grid * features + numbers + METADATA_BYTES * (len(self.arrays) + 1)
 
-    @property
-    def bytes_per_image(self) -> float:
-        """`bytes` divided by the number of images, all views included."""
-        return self.bytes / self.images
-
     def to_json(self) -> dict[str, Any]:
         """Return the layout as it stands in a manifest, for `from_json`."""
         return {**asdict(self), "taps": [list(shape) for shape in self.taps]}

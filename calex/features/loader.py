@@ -43,7 +43,7 @@ class Batch:
 class Loader:
     """Shuffled epochs and ordered passes over some taps of a store.
 
-    taps: numbers of the taps wanted. batch_size: images. drop_last: leave out an epoch's last batch if it is smaller.
+    taps: numbers of the taps wanted. batch_size: images; an epoch's last batch may be smaller.
     memory_budget: bytes. If all views of these taps fit, they are resident: on the GPU where they fit there too;
     on the CPU as mapped chunk files (codec none), pages that all jobs of a machine share. What is larger is
     streamed: whole chunks in shuffled order, read ahead by a thread and shuffled within pools of several chunks.
@@ -59,11 +59,10 @@ class Loader:
         seed: int,
         device: str | torch.device = "cpu",
         memory_budget: int = 2 << 30,
-        drop_last: bool = False,
         pool_bytes: int = POOL_BYTES,
     ):
         self.store, self.names = store, [*(f"tap{k}" for k in taps), "log_softmax"]
-        self.batch_size, self.seed, self.drop_last, self.device = batch_size, seed, drop_last, torch.device(device)
+        self.batch_size, self.seed, self.device = batch_size, seed, torch.device(device)
         self.labels = torch.from_numpy(store.labels).to(self.device)
         group = sum(store.arrays[name].chunk_bytes for name in self.names)
         self.pool_chunks = max(2, pool_bytes // group)
@@ -78,8 +77,7 @@ class Loader:
 
     def __len__(self) -> int:
         """Batches an epoch."""
-        images = self.store.layout.images
-        return images // self.batch_size if self.drop_last else -(-images // self.batch_size)
+        return -(-self.store.layout.images // self.batch_size)
 
     def epoch(self, number: int, weights: np.ndarray | None = None) -> Iterator[Batch]:
         """Every image once, shuffled; the same for the same (seed, number).
@@ -95,7 +93,7 @@ class Loader:
                 of_views = weights[(number + np.arange(layout.images) // layout.rows) % layout.views, np.arange(layout.images)]
                 position = rng.permutation(np.repeat(np.arange(layout.images), next(systematic_resample([of_views], rng))))
             view = (number + position // layout.rows) % layout.views
-            yield from self._draw([self.resident], [view * layout.images + position], self.drop_last)
+            yield from self._draw([self.resident], [view * layout.images + position])
             return
         groups = self._groups([((number + int(n)) % layout.views, int(n)) for n in rng.permutation(layout.chunks)])
         sizes = [sum(self.store.layout.rows_in(n) for _, n in group) for group in groups]
@@ -105,17 +103,17 @@ class Loader:
             pools = [np.concatenate([weights[view, slice(*layout.bounds(n))] for view, n in group]) for group in groups]
             counts = systematic_resample(pools, np.random.default_rng([self.seed, number, 1]))
             orders = (rng.permutation(np.repeat(np.arange(size), each)) for size, each in zip(sizes, counts, strict=True))
-        yield from self._stream(groups, orders, self.drop_last)
+        yield from self._stream(groups, orders)
 
     def ordered(self, view: int = 0) -> Iterator[Batch]:
-        """Every image in stored order; the last batch may be smaller, whatever `drop_last` says."""
+        """Every image in stored order."""
         layout = self.store.layout
         if self.resident is not None:
-            yield from self._draw([self.resident], [view * layout.images + np.arange(layout.images)], False)
+            yield from self._draw([self.resident], [view * layout.images + np.arange(layout.images)])
             return
         groups = self._groups([(view, n) for n in range(layout.chunks)])
         orders = (np.arange(sum(self.store.layout.rows_in(n) for _, n in group)) for group in groups)
-        yield from self._stream(groups, orders, False)
+        yield from self._stream(groups, orders)
 
     def _groups(self, chunks: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
         """The chunks, (view, number) each, that are read as one pool.
@@ -125,14 +123,14 @@ class Loader:
         groups = [chunks[start : start + self.pool_chunks] for start in range(0, len(chunks), self.pool_chunks)]
         return [sorted(group, key=lambda chunk: chunk[1] == self.store.layout.chunks - 1) for group in groups]
 
-    def _stream(self, groups: list[list[tuple[int, int]]], orders: Iterable[np.ndarray], drop_last: bool) -> Iterator[Batch]:
+    def _stream(self, groups: list[list[tuple[int, int]]], orders: Iterable[np.ndarray]) -> Iterator[Batch]:
         # Kept from epoch to epoch: fresh memory costs more to touch than a chunk does to read.
         slots = self.spare.pop() if self.spare else [self._buffers(len(groups[0])) for _ in range(POOLS)]
         pools = prefetch(
             (self._read(group, slot) for group, slot in zip(groups, itertools.cycle(slots), strict=False)), POOLS - 2
         )
         try:
-            yield from self._draw(pools, orders, drop_last)
+            yield from self._draw(pools, orders)
         finally:
             pools.close()
             self.spare.append(slots)
@@ -151,7 +149,7 @@ class Loader:
             blocks.append([buffer.view(array.dtype).reshape(-1, *array.shape[2:])[:images]])
         return Blocks(blocks, self.store, chunks, self.device.type == "cuda")
 
-    def _draw(self, pools: Iterable[Pool], orders: Iterable[np.ndarray], drop_last: bool) -> Iterator[Batch]:
+    def _draw(self, pools: Iterable[Pool], orders: Iterable[np.ndarray]) -> Iterator[Batch]:
         """Batches of one pool after the other; what is left of one is made up to a whole batch from the next."""
         size, filled, parts = min(self.batch_size, self.store.layout.images), 0, list[Tensor]()
         for pool, order in zip(pools, orders, strict=True):
@@ -162,10 +160,9 @@ class Loader:
                 pool.take(np.sort(order[start : start + count]), [part[filled : filled + count] for part in parts])
                 start, filled = start + count, filled + count
                 if filled == size:
-                    if size == self.batch_size or not drop_last:
-                        yield self._batch(parts)
+                    yield self._batch(parts)
                     filled = 0
-        if filled and not drop_last:
+        if filled:
             yield self._batch([part[:filled] for part in parts])
 
     def _batch(self, parts: list[Tensor]) -> Batch:

@@ -67,9 +67,32 @@ class Images:
         header = canonical_json({"shape": self.images.shape, "names": self.names.tolist()}).encode()
         return sha256(header, self.images, self.labels, self.split)
 
+    def of(self, positions: np.ndarray) -> Selection:
+        """Return the images at some positions (n,) int64."""
+        return Selection(self.images, positions)
+
     def indices(self, split: str) -> np.ndarray:
         """Return the positions (n,) int64 of a split's images, in the order of their source."""
         return np.flatnonzero(self.split == SPLITS.index(split))
+
+
+class Selection:
+    """Some images of a dataset, in an order of their own, that are read where they are looked at.
+
+    A dataset may be larger than the memory: its pixels are a part of a file, and a copy of a split would not be.
+    """
+
+    def __init__(self, images: np.ndarray, positions: np.ndarray) -> None:
+        """images: (N, H, W, C) uint8. positions: (n,) int64 of those that are selected."""
+        self.images, self.positions = images, positions
+        self.shape = (len(positions), *images.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        """Return some of the selected images, (B, H, W, C) uint8."""
+        return self.images[self.positions[index]]
 
 
 # Each array's type, number of dimensions, and both in words.
@@ -137,14 +160,14 @@ def load_names(path: str | Path) -> np.ndarray:
 
 
 def load(path: str | Path) -> Images:
-    """Read a dataset that `save` wrote.
+    """Read a dataset that `save` wrote; its pixels stay in the file until they are looked at.
 
     Raises
     ------
     CalexError
         If the file is damaged, or its content is not what its fingerprint says.
     """
-    arrays = read_npz(path, ["images", "labels", "split", "names", "fingerprint"])
+    arrays = read_npz(path, ["images", "labels", "split", "names", "fingerprint"], mapped=["images"])
     fingerprint = str(arrays.pop("fingerprint"))
     dataset = Images(arrays["images"], arrays["labels"], arrays["split"], arrays["names"])
     if dataset.fingerprint != fingerprint:

@@ -126,19 +126,16 @@ class CachedLogits:
 
 @torch.no_grad()
 def cache_logits(cascade: ZTWBranches, loader: Loader, batch_size: int, seed: int) -> CachedLogits:
-    """Run the frozen branches once: K times the size of the store's log-softmax, in memory."""
+    """Run the frozen branches once: K + 1 times the size of the store's log-softmax, in memory."""
     cascade.eval()
-    log_probabilities, log_softmax, labels = [], [], []
-    for view in range(loader.store.layout.views):
-        batches = [
-            (cascade.log_probabilities([tap.float() for tap in batch.taps]), batch.log_softmax, batch.labels)
-            for batch in loader.ordered(view)
-        ]
-        of_view = [torch.cat(parts) for parts in zip(*batches, strict=True)]
-        log_probabilities.append(of_view[0])
-        log_softmax.append(of_view[1])
-        labels.append(of_view[2])
-    return CachedLogits(torch.stack(log_probabilities), torch.stack(log_softmax), labels[0], batch_size, seed)
+    views, images, classes = loader.store.layout.views, loader.store.layout.images, loader.store.layout.classes
+    log_probabilities = torch.empty(views, images, len(cascade.branches), classes, device=loader.device)
+    log_softmax = torch.empty(views, images, classes, device=loader.device)
+    for view in range(views):
+        for batch in loader.ordered(view):
+            log_probabilities[view, batch.position] = cascade.log_probabilities([tap.float() for tap in batch.taps])
+            log_softmax[view, batch.position] = batch.log_softmax
+    return CachedLogits(log_probabilities, log_softmax, loader.labels, batch_size, seed)
 
 
 def build(

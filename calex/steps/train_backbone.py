@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
         raise CalexError(f"network: {network} has no weights that train (requires_grad); bring a checkpoint or let them train")
     channels = check_network(model, network, reading["size"], len(dataset.names), training=trains)
     given = chosen["normalisation"] or (published.normalisation(model, entry) if entry else None)
-    scale = {**reading, **normalisation(given, dataset.images[learned], channels)}
+    scale = {**reading, **normalisation(given, dataset.of(learned), channels)}
     own_sources = own.source_hashes(network) if own.is_own(network) else {}
 
     with locked(guard_of(args.out), "training of this backbone"):
@@ -139,9 +139,7 @@ def answers_of(
     model: torch.nn.Module, dataset: images.Images, scale: dict[str, Any], device: torch.device
 ) -> dict[str, np.ndarray]:
     """{split: (n,) int64}: what a network answers to each image."""
-    return {
-        split: training.predictions(model, dataset.images[dataset.indices(split)], scale, device) for split in images.SPLITS
-    }
+    return {split: training.predictions(model, dataset.of(dataset.indices(split)), scale, device) for split in images.SPLITS}
 
 
 def train(
@@ -159,7 +157,7 @@ def train(
     precision.refuse_unscaled(chosen["training"]["compute"], device)
     compute = precision.choose(
         chosen["training"]["compute"], device,
-        training.trial(model, dataset.images[learned], dataset.labels[learned], scale, chosen["training"], device),
+        training.trial(model, dataset.of(learned), dataset.labels[learned], scale, chosen["training"], device),
         "a batch forward and backward", args.out.with_suffix(".precision.json"),
         {
             "network": chosen["network"], "network_sources": own_sources, "stem": chosen["stem"], "input_size": scale["size"],
@@ -171,7 +169,7 @@ def train(
     partial = args.out.with_name(f".{args.out.name}.{fingerprint(args, dataset, own_sources, compute, device)}.partial")
     say(f"{label}: {len(learned)} images at {scale['size']} px in {compute} on {devices.describe(device)}")
     history = training.train(
-        model, dataset.images[learned], dataset.labels[learned], scale, chosen["augment"],
+        model, dataset.of(learned), dataset.labels[learned], scale, chosen["augment"],
         chosen["training"], chosen["seed"], compute, device, label, partial,
     )  # fmt: skip
     whole = len(learned) == len(train_images)
@@ -196,7 +194,7 @@ def take(
     answers = answers_of(model, dataset, scale, device)
     warnings = given.warnings + diagnosis.of_checkpoint(
         answers["train"], dataset.labels[train_images], dataset.names.tolist(), chosen, given.others, scale,
-        lambda some, other: training.predictions(model, dataset.images[train_images[some]], other, device),
+        lambda some, other: training.predictions(model, dataset.of(train_images[some]), other, device),
     )  # fmt: skip
     return Made({"trained_on": chosen["trained_on"], "history": [], "compute": None, "last_layer": None}, answers, warnings)
 
@@ -222,8 +220,8 @@ def take_with_probe(
     say(f"{label}: a new {name} of {classes} outputs is trained on {len(learned)} images, on {devices.describe(device)}")
     features = probe.penultimate(model, layer, dataset.images, scale, device, label)
     labels = torch.from_numpy(dataset.labels).to(device)
-    val = dataset.indices("val")
-    fitted = probe.fit(features[learned], labels[learned], features[val], labels[val], classes, layer.bias is not None, label)
+    learns, judges = (torch.from_numpy(some).to(device) for some in (learned, dataset.indices("val")))
+    fitted = probe.fit(features, labels, learns, judges, classes, layer.bias is not None, label)
     probe.fill(layer, fitted)
     answered = probe.answers(features, fitted)
     answers = {split: answered[dataset.indices(split)] for split in images.SPLITS}

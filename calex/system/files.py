@@ -221,8 +221,12 @@ def npz_names(path: str | Path) -> list[str]:
             return archive.files
 
 
-def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-    """The arrays of an archive: all of them, or only those of the given names, which it must hold."""
+def read_npz(path: str | Path, names: Collection[str] | None = None, mapped: Collection[str] = ()) -> dict[str, np.ndarray]:
+    """The arrays of an archive: all of them, or only those of the given names, which it must hold.
+
+    mapped: those that stay in the file and are read where they are looked at; they cannot be written to, and nothing checks
+    their bytes.
+    """
     with _reading(path):
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -231,11 +235,32 @@ def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str
             for name in names or ():
                 if name not in archive.files:
                     raise CalexError(f"{path}: holds no '{name}'; {remedy(path)}")
-            arrays = {name: archive[name] for name in (archive.files if names is None else names)}
+            wanted = archive.files if names is None else names
+            arrays = {name: _mapped(path, name) if name in mapped else archive[name] for name in wanted}
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
             raise CalexError(f"{path}: '{name}' is no array; {remedy(path)}")
     return arrays
+
+
+def _mapped(path: str | Path, name: str) -> np.ndarray:
+    """An array of an archive that `write_npz` wrote, as a view of the file's bytes."""
+    with zipfile.ZipFile(path) as archive, open(path, "rb") as handle:
+        member = archive.getinfo(f"{name}.npy")
+        if member.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"'{name}' is compressed")
+        handle.seek(member.header_offset + 26)
+        lengths = int.from_bytes(handle.read(2), "little") + int.from_bytes(handle.read(2), "little")
+        handle.seek(member.header_offset + 30 + lengths)
+        form = np.lib.format
+        header = form.read_array_header_1_0 if form.read_magic(handle) == (1, 0) else form.read_array_header_2_0
+        shape, fortran, kind = header(handle)
+        if fortran or kind.hasobject:
+            raise ValueError(f"'{name}' is no plain array in C order")
+        begin = handle.tell()
+        if begin + math.prod(shape) * kind.itemsize > member.header_offset + 30 + lengths + member.file_size:
+            raise ValueError(f"'{name}' ends too early")
+    return np.memmap(path, kind, "r", begin, shape) if math.prod(shape) else np.empty(shape, kind)
 
 
 def read_parquet(path: str | Path, schema: Mapping[str, Any], gaps: Collection[str] = ()) -> polars.DataFrame:

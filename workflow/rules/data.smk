@@ -71,8 +71,8 @@ rule train_backbone:
         "../../environment.yml"
     threads: config["threads"]["train_backbone"]
     resources:
-        # The images, and a copy of one split of them.
-        mem_mb=memory(6000, 2),
+        # The images are a mapped file; from memory they come faster.
+        mem_mb=memory(6000, 1),
         runtime=1440,
         gpu=gpus,
     params:
