@@ -27,7 +27,6 @@ EXCEPTED = {
     **{
         f"python -m calex quote results/pareto_{dataset}.md --into results/studies/{page}.md": "reads what hours write"
         for dataset, page in itertools.product(("fashion_mnist", "emoji"), ("rivals", "paper", "policies"))
-        if (dataset, page) != ("fashion_mnist", "paper")
     },
     **{
         f"snakemake --cores all results/pareto_emoji.html --configfile config/emoji.yaml config/emoji_{view}.yaml": "reads weights and "
