@@ -68,6 +68,10 @@ def test_the_best_head_within_each_cost(study: tuple[Path, str]) -> None:
     assert cells[3:5] == ["good: 90.0 at 0.80 %; level: equal"] * 2
     assert cells[5] == "dear: 95.0 at 4.00 %"
     assert "after 25 % of the backbone" in cells[0] and "again" in markdown
+    assert [line for line in markdown.splitlines() if line.startswith("| dear") or line.startswith("| cheap")] == [
+        "| cheap | 50.0 (50.0) at 0.20 % |",
+        "| dear | 95.0 (95.0) at 4.00 % |",
+    ]
     page = out.read_text()
     assert "not trained yet" not in page and "heads on d" in page.lower() and out.with_suffix(".png").stat().st_size > 1000
 

@@ -52,9 +52,9 @@ def lede(heads: pl.DataFrame, missing: str) -> str:
     )
 
 
-def by_backbone(best: pl.DataFrame) -> list[pl.DataFrame]:
-    """Split the winners by backbone."""
-    return best.partition_by("backbone", maintain_order=True)
+def by_backbone(rows: pl.DataFrame) -> list[pl.DataFrame]:
+    """Split rows by backbone."""
+    return rows.partition_by("backbone", maintain_order=True)
 
 
 def section(best: pl.DataFrame) -> dict[str, Any]:
@@ -72,9 +72,27 @@ def section(best: pl.DataFrame) -> dict[str, Any]:
 
 def winner(row: dict[str, Any]) -> str:
     """Write `separable filters=64: 88.1 at 0.42 %`, and which other methods are level with it."""
-    name = row["method"] if row["variant"] == "default" else f"{row['method']} {row['variant']}"
     level = f"; level: {row['level']}" if row["level"] else ""
-    return f"{name}: {100 * row['test_accuracy']:.1f} at {100 * row['cost']:.2f} %{level}"
+    return f"{named(row)}: {100 * row['test_accuracy']:.1f} at {100 * row['cost']:.2f} %{level}"
+
+
+def named(row: dict[str, Any]) -> str:
+    """Write a method with what its variant changes, `separable filters=64`."""
+    return row["method"] if row["variant"] == "default" else f"{row['method']} {row['variant']}"
+
+
+def each_head(heads: pl.DataFrame) -> dict[str, Any]:
+    """Give a backbone's table of all heads: a row for each head, a column for each branch."""
+    branches = heads.unique("branch").sort("branch")["branch"].to_list()
+    rows = []
+    for head in heads.sort("method", "cost").partition_by("method", "variant", maintain_order=True):
+        of_branch = {row["branch"]: row for row in head.iter_rows(named=True)}
+        rows.append([named(next(iter(of_branch.values())))])
+        for branch in branches:
+            row = of_branch.get(branch)
+            values = None if row is None else (100 * row["test_accuracy"], 100 * row["val_accuracy"], 100 * row["cost"])
+            rows[-1].append("" if values is None else "{:.1f} ({:.1f}) at {:.2f} %".format(*values))
+    return {"title": heads["backbone"][0], "head": ["", *(f"branch {branch}" for branch in branches)], "rows": rows}
 
 
 def cell(name: str, value: Any) -> str:
@@ -85,13 +103,19 @@ def cell(name: str, value: Any) -> str:
 
 
 def markdown(dataset: str, heads: pl.DataFrame, best: pl.DataFrame, command: str, missing: str) -> str:
-    """Write the tables of the best heads for pages that are written elsewhere."""
+    """Write the tables of the best heads and of all for pages that are written elsewhere."""
     blocks = [
         f"**{dataset}**: {lede(heads, missing)} “Level” are other methods whose difference on test images has a 95 % interval that holds 0."
     ]
     for part in by_backbone(best):
         rows = section(part)
         blocks += [f"{rows['title']}:", markdown_table(rows["head"], rows["rows"])]
+    for part in by_backbone(heads):
+        rows = each_head(part)
+        title = (
+            f"Each head on {rows['title']}: accuracy of each branch on test (and validation) images, in percent, at its cost."
+        )
+        blocks += [title, markdown_table(rows["head"], rows["rows"])]
     return "\n\n".join([*blocks, f"Made by `{command}`."]) + "\n"
 
 
