@@ -85,7 +85,7 @@ def each_head(heads: pl.DataFrame) -> dict[str, Any]:
     """Give a backbone's table of all heads: a row for each head, a column for each branch."""
     branches = heads.unique("branch").sort("branch")["branch"].to_list()
     rows = []
-    for head in heads.sort("method", "cost").partition_by("method", "variant", maintain_order=True):
+    for head in heads.sort("method", "cost", "variant").partition_by("method", "variant", maintain_order=True):
         of_branch = {row["branch"]: row for row in head.iter_rows(named=True)}
         rows.append([named(next(iter(of_branch.values())))])
         for branch in branches:

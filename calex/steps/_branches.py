@@ -74,15 +74,10 @@ def write(
     """
     whole = [split for split in stores if split != "train" or train_log_softmax]
     # Of each split and view what is kept of each exit, and last of the backbone.
-    found = {
-        split: [
-            _predicted(
-                cascade, Loader(store, numbers, 1024, seed=0, device=device, memory_budget=memory_budget), view, split in whole
-            )
-            for view in range(store.layout.views)
-        ]
-        for split, store in stores.items()
-    }
+    found: dict[str, list[list[Kept]]] = {}
+    for split, store in stores.items():
+        reader = Loader(store, numbers, 1024, seed=0, device=device, memory_budget=memory_budget)
+        found[split] = [_predicted(cascade, reader, view, split in whole) for view in range(store.layout.views)]
     labels = {split: store.labels for split, store in stores.items()}
     backbone = {split: np.stack([view[-1].prediction for view in views]) for split, views in found.items()}
     halves = {split: np.stack([half for view in found[split] if (half := view[-1].log_softmax) is not None]) for split in whole}
