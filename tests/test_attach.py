@@ -15,6 +15,7 @@ from small_networks import three_maps
 import calex
 from calex.backbones import build
 from calex.deploy.arrays import dataset_of
+from calex.deploy.in_process import Steps
 from calex.errors import CalexError
 
 DRAW = np.random.default_rng(0)
@@ -104,7 +105,7 @@ def test_branches_of_another_session_are_not_taken_for_ones_own(tmp_path: Path, 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(first, "_train", interrupted)
+    monkeypatch.setattr(Steps, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         first.fit(TRAIN, VAL)
     with pytest.raises(CalexError, match="call fit"):

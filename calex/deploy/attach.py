@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import polars as pl
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
 from calex import __version__, plugins, recipes
 from calex import images as datasets
-from calex.backbones import build, own, proposal, taps
+from calex.backbones import build, own, proposal
 from calex.backbones import normalisation as normalising
 from calex.backbones.trace import check_network
 from calex.branches.branch import built, head_for
 from calex.deploy import pictures
 from calex.deploy.arrays import Data, dataset_of
 from calex.deploy.cascade import Cascade
-from calex.deploy.defaults import CACHING, KEY, METHOD
+from calex.deploy.defaults import METHOD
 from calex.deploy.folder import GIVEN, assembled
+from calex.deploy.in_process import Steps
 from calex.deploy.sweep import Wish
-from calex.deploy.trained import sweep_of
 from calex.errors import CalexError
-from calex.features.forward import Forward
-from calex.features.layout import Layout
-from calex.simulation import exits, threshold_table
-from calex.simulation.points import SCHEMA
+from calex.simulation import exits
 from calex.simulation.rule import charged
-from calex.steps import cache_features, calibrate, evaluate, pareto, train_branch, train_branches, weigh_survivors
-from calex.system import devices
-from calex.system.files import read_parquet, sha256, write_json
-from calex.workflow import job_settings, plan, settings_argument
+from calex.workflow import job_settings, settings_argument
 
 
 def attach(
@@ -135,13 +125,13 @@ class Attached:
         )
         recipes.check_score(self.method["recipe"]["name"], self.method["score"], "method.score")
         recipes.check_weighting(self.method["recipe"]["name"], self.method["weighting"]["name"], "method.weighting")
-        self.device, self.threads = device, threads
         self.dataset: datasets.Images | None = None  # until all branches have learnt from it
         self.called = name or type(network).__name__
         self.channels = check_network(self.network, self.called, size, len(self.classes))
         self.taps = proposal.names_of(taps, self.network, size, pool, self.called, self.channels)
         self.forgotten = tempfile.TemporaryDirectory(prefix="calex-") if folder is None else None
-        self.folder = Path(folder) if folder is not None else Path(self.forgotten.name)  # type: ignore[union-attr]
+        here = Path(folder) if folder is not None else Path(self.forgotten.name)  # type: ignore[union-attr]
+        self.steps = Steps(here, device, threads)
         if name is not None:
             self._check_name(name)
 
@@ -169,62 +159,16 @@ class Attached:
         """
         self.dataset, dataset = None, dataset_of(train, val, test or val, self.classes)
         self.tested = test is not None
-        learnt = dataset.images[dataset.indices("train")]
-        scale = normalising.normalisation(self.given, learnt, self.channels)  # type: ignore[arg-type]
+        scale = normalising.normalisation(self.given, dataset.of(dataset.indices("train")), self.channels)  # type: ignore[arg-type]
         self.transform = {"size": self.size, **scale}
-        measured, flops = taps.measure_taps(self.network, self.taps, self.size, self.pool, self.called, self.channels)
-        self.measured: dict[str, Any] = {"flops": flops, "pool": self.pool, "taps": [asdict(tap) for tap in measured]}
-        write_json(self.folder / "taps.json", self.measured)
-        self._cache(dataset, measured)
-        self._train(seed)
+        measured = self.steps.measure(self.network, self.taps, self.size, self.pool, self.called, self.channels)
+        self.measured, self.fingerprints = (
+            measured,
+            self.steps.cache(self.network, self.called, self.transform, dataset, measured),
+        )
+        self.steps.train(self.method | {"confidence": self._confidence()}, len(self.taps), seed)
         self.dataset = dataset
         return self
-
-    def _cache(self, dataset: datasets.Images, measured: Sequence[taps.Tap]) -> None:
-        state = self.network.state_dict()
-        about: dict[str, Any] = {
-            "fingerprint": sha256(*(part for name in sorted(state) for part in (name.encode(), state[name].numpy()))),
-            "network": self.called, "stem": "imagenet", "classes": len(self.classes), "transform": self.transform,
-            "augment": {"shift": 0, "flip": False}, "head_holdout": 0,
-        }  # fmt: skip
-        self.fingerprints = {"dataset": dataset.fingerprint, "backbone": about["fingerprint"]}
-        device = devices.claim(self.device, self.threads)
-        self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        layouts = [tap.layout for tap in measured]
-        for split in datasets.SPLITS:
-            index = dataset.indices(split)
-            layout = Layout(1, len(index), tuple(tap.shape for tap in measured), len(self.classes))
-            args = self._args(settings=CACHING, split=split)
-            with taps.tapping(self.network, self.taps, self.pool, torch.float16, layouts) as outputs:
-                forward = Forward(
-                    self.network, outputs, layout.taps, layout.classes, "float16", self.transform, about["augment"],
-                    CACHING["batch_size"], "float32", device,
-                )  # fmt: skip
-                cache_features.dump(args, dataset, index, layout, forward, about, self.measured)
-        self.network.cpu()
-
-    def _args(self, settings: Mapping[str, Any], **more: Any) -> argparse.Namespace:
-        """What a step is given on its command line."""
-        typed = settings_argument.parse(json.dumps(settings))
-        common = {"out": self.folder / "features", "device": self.device, "threads": self.threads}
-        return argparse.Namespace(**common | {"settings": typed} | more)
-
-    def _exits(self, last: int) -> list[Path]:
-        return [self.folder / f"exits{k}.npz" for k in range(1, last + 1)]
-
-    def _train(self, seed: int) -> None:
-        method, branches = self.method, len(self.taps)
-        settings = method | {"memory_mb": 2048, "train_log_softmax": False, "confidence": self._confidence()}
-        common = {"features": self.folder / "features", "seed": seed, "out": self.folder}
-        if recipes.joint(method["recipe"]["name"]):
-            train_branches.run(self._args(settings, **common))
-            return
-        for k in range(1, branches + 1):
-            weights = None
-            if k > 1 and plan.sequential(method):
-                weights = self.folder / f"weights{k}.npy"
-                weigh_survivors.run(self._args(settings, exits=self._exits(k - 1), out=weights))
-            train_branch.run(self._args(settings, branch=k, weights=weights, **common))
 
     def _confidence(self) -> bool:
         return self.method["score"] == "confidence"
@@ -258,16 +202,7 @@ class Attached:
         asked = {"max_flops": max_flops, "min_accuracy": min_accuracy, "max_drop": max_drop}
         wish = Wish(**asked if any(value is not None for value in asked.values()) else {"max_drop": 0.01})
         settings = self._calibration(policy)
-        exit_files, thresholds = self._exits(len(self.taps)), self.folder / "policy.thresholds.parquet"
-        points = self.folder / "policy.points.parquet"
-        calibrate.run(self._args(settings, exits=exit_files, out=thresholds))
-        key = settings_argument.parse(json.dumps(KEY))
-        evaluate.run(self._args(settings, exits=exit_files, thresholds=thresholds, key=key, out=points))
-        plain = pareto.backbone_rows(KEY["dataset"], KEY["backbone"], exit_files[0], self.folder)
-        table = pl.concat([plain, read_parquet(points, SCHEMA)])
-        chosen = settings_argument.with_policy(settings_argument.parse(json.dumps(settings)))
-        scorer = dict(chosen["path" if "path" in chosen else "policy"])  # whose scores meet the thresholds
-        sweep = sweep_of(table, KEY, threshold_table.read(thresholds, len(self.taps), len(self.classes)), scorer)
+        sweep = self.steps.sweep(settings, len(self.taps), len(self.classes))
         if not self.tested:
             unknown = {name: np.full_like(values, np.nan) for name, values in sweep.curves.items() if name.startswith("test")}
             sweep.curves.update(unknown)
@@ -304,8 +239,8 @@ class Attached:
         method["confidence"] = self._confidence()
         branches = built(method, shapes, len(self.classes), seed=0)  # type: ignore[arg-type]
         for k, branch in enumerate(branches.branches, 1):
-            branch.load_state_dict(load_file(self.folder / f"branch{k}.safetensors"))
-        validation = exits.read(self._exits(len(shapes)), "val", score)
+            branch.load_state_dict(load_file(self.steps.folder / f"branch{k}.safetensors"))
+        validation = exits.read(self.steps.exits(len(shapes)), "val", score)
         policy = plugins.load("policies", sweep.policy["name"])
         costs = charged(policy, validation, plugins.options_of(sweep.policy)).costs
         splits = ("val", "test") if self.tested else ("val",)
