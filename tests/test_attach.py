@@ -144,6 +144,7 @@ def test_places_for_branches_are_found_by_themselves() -> None:
         ({"method": {"heads": {}}}, "method: unknown key 'heads'"),
         ({"method": {"head": {"name": "prototipe"}}}, "did you mean 'prototype'"),
         ({"method": {"recipe": {"name": "ztw"}, "score": "confidence"}}, "gives no score 'confidence'"),
+        ({"method": {"recipe": {"name": "pteenet", "warmup": 30}}}, "warmup: 30 of epochs: 30"),
         ({"name": "resnet18"}, "builds a network of other weights"),
     ],
 )
@@ -169,6 +170,14 @@ def test_images_that_are_none_are_refused_and_so_is_the_wrong_order() -> None:
         attached.fit(TRAIN, (VAL[0][:, :8], VAL[1]))
     with pytest.raises(CalexError, match="label 4, outside"):
         attached.fit(TRAIN, (VAL[0], VAL[1] + 1))
+
+
+def test_a_confidence_that_is_always_learnt_can_be_asked_for() -> None:
+    """By a policy, of a method with another score."""
+    method = {"recipe": {"name": "pteenet", "epochs": 1}, "target": {"name": "labels"}}
+    attached = calex.attach(trained(), ["one", "two"], classes=CLASSES, size=9, device="cpu", threads=1, method=method)
+    cascade = attached.fit(TRAIN, VAL).calibrate({"name": "cpm", "score": "confidence"}, max_flops=2.0)
+    assert cascade.classify(VAL[0]).exit.shape == (len(VAL[0]),)
 
 
 def test_labels_that_are_no_whole_numbers_are_refused() -> None:

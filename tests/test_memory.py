@@ -125,6 +125,18 @@ def test_images_larger_than_the_memory_are_read_where_they_are_looked_at(tmp_pat
     assert done.stdout == f"{' '.join(map(str, expected))}\n"
 
 
+def test_images_that_cannot_be_mapped_are_no_damaged_file(tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError(number, "no")  # as mmap does, without the file's name
+
+    write_npz(tmp_path / "images.npz", {"images": np.zeros((2, 2, 2, 1), np.uint8)})
+    monkeypatch.setattr(np, "memmap", fail)
+    for number in (errno.ENOMEM, errno.ENODEV):
+        with pytest.raises(OSError, match="images.npz") as caught:
+            read_npz(tmp_path / "images.npz", ["images"], mapped=["images"])
+        assert caught.value.errno == number
+
+
 def test_a_file_that_claims_more_than_it_holds_is_damaged(tmp_path):
     write_npz(tmp_path / "exits1.npz", {"classes": np.zeros(30, np.int64)})
     content = (tmp_path / "exits1.npz").read_bytes()

@@ -66,7 +66,7 @@ def test_the_penalty_is_that_of_the_least_loss_on_validation_images(monkeypatch:
     logits = nn.functional.linear(val_features, fitted.weight, fitted.bias)
     assert nn.functional.cross_entropy(logits, val_labels).item() == pytest.approx(losses[best], abs=1e-4)
     assert (probe.answers(val_features, fitted) == logits.argmax(1).numpy()).all()
-    monkeypatch.setattr(probe, "CHUNK", 4 * 7)  # seven images at a time
+    monkeypatch.setattr(probe, "CHUNK", 31 * 7)  # seven images at a time
     again = probe.fit(*both, 4, True, "probe")
     assert again.penalty == fitted.penalty and torch.allclose(again.weight, fitted.weight, rtol=1e-2, atol=1e-4)
     assert (probe.answers(val_features, fitted) == logits.argmax(1).numpy()).all()

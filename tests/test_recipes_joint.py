@@ -70,6 +70,12 @@ def test_a_step_writes_every_branch_and_its_exits_and_nothing_else(cascade) -> N
     assert {path.name for path in folder.iterdir()} == expected
 
 
+def test_a_warmup_that_leaves_nothing_is_refused_by_the_step(features, tmp_path, capsys) -> None:
+    block = settings("pteenet", recipe={"name": "pteenet", "epochs": 2, "warmup": 2})
+    assert step("train-branches", features, tmp_path / "out", block) == 2
+    assert "warmup: 2 of epochs: 2 leaves none" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_whoever_may_read_the_folder_may_read_what_is_in_it(cascade) -> None:
     """A group's members share results; libraries that write by way of a temporary file let nobody else read them."""
     _, folder = cascade

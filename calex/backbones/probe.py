@@ -25,7 +25,7 @@ from calex.system.progress import say, track
 PENALTIES = [10 ** (-n / 2) for n in range(-2, 13)]  # of standardised features, on the mean loss of an image
 PATIENCE = 2  # weaker penalties that are tried after the best one
 ITERATIONS = 30  # of L-BFGS for each penalty
-CHUNK = 1 << 26  # logits that are in memory at a time
+CHUNK = 1 << 26  # features or logits that are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def fit(
     label : str
         What the log calls it.
     """
-    scale, mean = torch.std_mean(features[learned], 0, correction=0)
+    scale, mean = _statistics(features, learned)
     scale = torch.where(scale > 1e-6 * scale.max(), scale, torch.ones_like(scale))  # what never changes says nothing
     mean = mean if bias else torch.zeros_like(mean)
     # Over standardised features; the last column is the bias.
@@ -115,6 +115,17 @@ def fit(
         elif position - found == PATIENCE:
             break
     return best
+
+
+def _statistics(features: torch.Tensor, learned: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Standard deviation and mean (D,) of the features at some positions."""
+    parts = [learned[part] for part in _chunks(len(learned), features.shape[1])]
+    mean, squares = torch.zeros_like(features[0]), torch.zeros_like(features[0])
+    for some in parts:
+        mean += features[some].sum(0) / len(learned)
+    for some in parts:
+        squares += (features[some] - mean).square().sum(0) / len(learned)
+    return squares.sqrt(), mean
 
 
 def _fitted(
@@ -136,7 +147,7 @@ def _fitted(
         """The value; its gradient, by hand because autograd would keep all logits in memory, goes into `weights.grad`."""
         linear = weights[:, :-1]
         value, gradient = penalty / 2 * linear.square().sum(), torch.zeros_like(weights)
-        for part in _chunks(len(learned), len(weights)):
+        for part in _chunks(len(learned), max(weights.shape)):
             some = learned[part]  # a chunk at a time, because a copy of them all is as large as all that the network gave
             standard = (features[some] - mean) / scale
             logarithms = torch.addmm(weights[:, -1], standard, linear.T).log_softmax(1)
@@ -165,7 +176,7 @@ def _judged(
 ) -> tuple[float, float]:
     """Mean cross-entropy and accuracy of a layer on the images at some positions."""
     loss = right = 0.0
-    for part in _chunks(len(judged), len(weight)):
+    for part in _chunks(len(judged), max(weight.shape)):
         some = judged[part]
         logits = F.linear(features[some], weight, bias)
         loss += float(F.cross_entropy(logits, labels[some], reduction="sum"))
@@ -183,11 +194,13 @@ def fill(layer: nn.Linear, probe: Probe) -> None:
 
 def answers(features: torch.Tensor, probe: Probe) -> np.ndarray:
     """(N,) int64: what a layer answers to (N, D) features."""
-    parts = [F.linear(features[part], probe.weight, probe.bias).argmax(1) for part in _chunks(len(features), len(probe.weight))]
+    parts = [
+        F.linear(features[part], probe.weight, probe.bias).argmax(1) for part in _chunks(len(features), max(probe.weight.shape))
+    ]
     return torch.cat(parts).cpu().numpy()
 
 
-def _chunks(count: int, classes: int) -> Iterator[slice]:
-    """Slices of so many rows that the logits of each fit into `CHUNK`."""
-    rows = max(1, CHUNK // classes)
+def _chunks(count: int, columns: int) -> Iterator[slice]:
+    """Slices of so many rows, of so many columns each, as fit into `CHUNK`."""
+    rows = max(1, CHUNK // columns)
     return (slice(start, start + rows) for start in range(0, count, rows))

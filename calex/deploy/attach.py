@@ -125,6 +125,7 @@ class Attached:
         )
         recipes.check_score(self.method["recipe"]["name"], self.method["score"], "method.score")
         recipes.check_weighting(self.method["recipe"]["name"], self.method["weighting"]["name"], "method.weighting")
+        recipes.check_warmup(self.method["recipe"]["name"], self.method["recipe"], "method.recipe")
         self.dataset: datasets.Images | None = None  # until all branches have learnt from it
         self.called = name or type(network).__name__
         self.channels = check_network(self.network, self.called, size, len(self.classes))
@@ -222,7 +223,8 @@ class Attached:
             block["path"] = path["name"]
         score = job_settings.score_of(self.method, block, path)
         recipes.check_score(self.method["recipe"]["name"], str(score), "policy.score")
-        if score == "confidence" and not self._confidence():
+        # A recipe that trains all branches at once and gives a confidence always trains it.
+        if score == "confidence" and not (self._confidence() or recipes.joint(self.method["recipe"]["name"])):
             raise CalexError(
                 'policy.score: the branches learnt no confidence; give `score: "confidence"` in `method`, then fit again'
             )

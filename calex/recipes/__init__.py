@@ -44,9 +44,8 @@ def check_weighting(recipe: str, weighting: str, where: str) -> None:
 
 
 def check_warmup(recipe: str, options: Mapping[str, Any], where: str) -> None:
-    """Raise CalexError if a recipe's warm-up, a part of its epochs, leaves none for what follows it."""
-    warmup, epochs = options.get("warmup", 0), options.get("epochs")
-    if epochs is not None and 0 < epochs <= warmup:
+    """Raise CalexError if a warm-up that is a part of a recipe's epochs (`WARMUP`) leaves none for what follows it."""
+    if constant(recipe, "WARMUP", False) and 0 < (epochs := options["epochs"]) <= (warmup := options["warmup"]):
         raise CalexError(
             f"{where}: warmup: {warmup} of epochs: {epochs} leaves none in which '{recipe}' learns when to answer; lower warmup"
         )

@@ -23,6 +23,7 @@ from calex.system import flops
 from calex.system.progress import say
 
 JOINT = True
+WARMUP = True
 TARGETS = ["labels", "argmax"]
 
 # cost_weight: λ, in units of the loss for the whole backbone. warmup: epochs of the classifiers alone. period: batches after which gates

@@ -21,6 +21,7 @@ from calex.branches.fitting import TrainingJob, fit
 from calex.recipes import check_target
 
 JOINT = True
+WARMUP = True
 TARGETS = ["argmax", "labels"]
 
 # version: v1 is NLL(P_1, t) + λ·C_1, v2 the mean of NLL(P_k, t) + λ·C_k over k. cost_weight: λ. warmup: epochs, of all, in

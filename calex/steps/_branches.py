@@ -56,6 +56,7 @@ def check(settings: dict[str, Any], joint: bool) -> None:
         command, ways = ("train-branch", "one by one") if joint else ("train-branches", "all at once")
         raise CalexError(f"--settings: the recipe '{name}' trains branches {ways}; use {command}")
     recipes.check_target(name, settings["target"]["name"], "--settings: target")
+    recipes.check_warmup(name, settings["recipe"], "--settings: recipe")
 
 
 def write(
@@ -77,10 +78,14 @@ def write(
     found: dict[str, list[list[Kept]]] = {}
     for split, store in stores.items():
         reader = Loader(store, numbers, 1024, seed=0, device=device, memory_budget=memory_budget)
-        found[split] = [_predicted(cascade, reader, view, split in whole) for view in range(store.layout.views)]
+        found[split] = [_predicted(cascade, reader, view, split in whole, 0 in numbers) for view in range(store.layout.views)]
     labels = {split: store.labels for split, store in stores.items()}
     backbone = {split: np.stack([view[-1].prediction for view in views]) for split, views in found.items()}
-    halves = {split: np.stack([half for view in found[split] if (half := view[-1].log_softmax) is not None]) for split in whole}
+    halves = {
+        split: np.stack(of_views)
+        for split in whole
+        if (of_views := [half for view in found[split] if (half := view[-1].log_softmax) is not None])
+    }
     train = stores["train"]
     # Beside the weights and not in exits: another machine is no reason for later steps to see another file. One key,
     # because safetensors keeps no order of several.
@@ -100,15 +105,15 @@ def write(
         write_npz(folder / f"exits{number + 1}.npz", arrays)
 
 
-def _predicted(cascade: Branches, reader: Loader, view: int, whole: bool) -> list[Kept]:
-    """What is kept of each exit's predictions for a view, and last of the backbone's."""
+def _predicted(cascade: Branches, reader: Loader, view: int, whole: bool, first: bool) -> list[Kept]:
+    """What is kept of each exit's predictions for a view, and last of the backbone's.
+
+    whole: the log-softmax of all classes too, the backbone's only with the first branch, in whose file it is.
+    """
     batches = [
         [
-            exits_file.kept(exit, whole)
-            for exit in (
-                *predict_log_proba(cascade, batch.taps),
-                BranchPredictions(batch.log_softmax.cpu().numpy(), None),
-            )
+            *(exits_file.kept(exit, whole) for exit in predict_log_proba(cascade, batch.taps)),
+            exits_file.kept(BranchPredictions(batch.log_softmax.cpu().numpy(), None), whole and first),
         ]
         for batch in reader.ordered(view)
     ]

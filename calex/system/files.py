@@ -245,7 +245,7 @@ def read_npz(path: str | Path, names: Collection[str] | None = None, mapped: Col
 
 def _mapped(path: str | Path, name: str) -> np.ndarray:
     """An array of an archive that `write_npz` wrote, as a view of the file's bytes."""
-    with zipfile.ZipFile(path) as archive, open(path, "rb") as handle:
+    with open(path, "rb") as handle, zipfile.ZipFile(handle) as archive:
         member = archive.getinfo(f"{name}.npy")
         if member.compress_type != zipfile.ZIP_STORED:
             raise ValueError(f"'{name}' is compressed")
@@ -260,7 +260,10 @@ def _mapped(path: str | Path, name: str) -> np.ndarray:
         begin = handle.tell()
         if begin + math.prod(shape) * kind.itemsize > member.header_offset + 30 + lengths + member.file_size:
             raise ValueError(f"'{name}' ends too early")
-    return np.memmap(path, kind, "r", begin, shape) if math.prod(shape) else np.empty(shape, kind)
+        try:
+            return np.memmap(handle, kind, "r", begin, shape) if math.prod(shape) else np.empty(shape, kind)
+        except OSError as error:  # of the system and not of the file, which is told by its name
+            raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def read_parquet(path: str | Path, schema: Mapping[str, Any], gaps: Collection[str] = ()) -> polars.DataFrame:
