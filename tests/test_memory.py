@@ -132,7 +132,7 @@ def test_images_that_cannot_be_mapped_are_no_damaged_file(tmp_path, monkeypatch)
     write_npz(tmp_path / "images.npz", {"images": np.zeros((2, 2, 2, 1), np.uint8)})
     monkeypatch.setattr(np, "memmap", fail)
     for number in (errno.ENOMEM, errno.ENODEV):
-        with pytest.raises(OSError, match="images.npz") as caught:
+        with pytest.raises(OSError, match=r"images\.npz") as caught:
             read_npz(tmp_path / "images.npz", ["images"], mapped=["images"])
         assert caught.value.errno == number
 
