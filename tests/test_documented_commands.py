@@ -33,13 +33,19 @@ EXCEPTED = {
         "pictures that are not here"
         for view in ("rivals", "paper", "policies")
     },
-    "snakemake --cores all results/heads_emoji_training.html --configfile config/emoji.yaml config/heads.yaml config/heads_emoji.yaml": "reads "
-    "weights and pictures that are not here",
+    **{
+        f"snakemake --cores all results/heads_emoji_{study}.html --configfile config/emoji.yaml config/heads.yaml "
+        "config/heads_emoji.yaml": "reads weights and pictures that are not here"
+        for study in ("heads", "training")
+    },
     "python -m calex subsets results/emoji_taps/lite0_everywhere/auto_head/default/seed0 --budgets 0.7 0.6 0.5 0.4 0.3 0.25 0.2": "reads "
     "what hours write",
     "python -m calex quote results/pareto_fashion_mnist_factors.md --into results/studies/factors.md": "reads what hours write",
     "python -m calex quote results/heads_fashion_mnist_heads.md --into results/studies/heads.md": "reads what hours write",
-    "python -m calex quote results/heads_emoji_training.md --into results/studies/heads.md": "reads what half an hour writes",
+    **{
+        f"python -m calex quote results/heads_emoji_{study}.md --into results/studies/heads.md": "reads what hours write"
+        for study in ("heads", "training")
+    },
     "python tests/earlyon/compare.py --images 2000": "needs earlyon, and minutes; tests/test_earlyon.py runs it where it is installed",
     "python tests/slurm/ratio.py": "starts a Slurm cluster, as root; tests/slurm does",
     "scontrol show config": "needs a Slurm cluster",

@@ -22,7 +22,7 @@ QUOTED = {
     "results/studies/digits.md": ("pareto_digits.md",),
     "results/studies/rivals.md": ("pareto_fashion_mnist.md", "pareto_emoji.md", "pareto_digits.md"),
     **{f"results/studies/{page}.md": ("pareto_fashion_mnist.md", "pareto_emoji.md") for page in ("paper", "policies")},
-    "results/studies/heads.md": ("heads_fashion_mnist_heads.md", "heads_emoji_training.md"),
+    "results/studies/heads.md": ("heads_fashion_mnist_heads.md", "heads_emoji_heads.md", "heads_emoji_training.md"),
     "results/studies/factors.md": tuple(f"pareto_fashion_mnist_{part}.md" for part in ("factors", "views", "holdout")),
     "results/studies/benchmarks.md": ("benchmarks.md", "sizes.md"),
 }
