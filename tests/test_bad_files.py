@@ -24,7 +24,8 @@ from calex.__main__ import COMMANDS
 from calex.errors import CalexError
 from calex.simulation import exits as exits_of
 from calex.steps import _description, calibrate, evaluate, report, weigh_survivors
-from calex.system.files import read_json, read_npy, read_npz, read_parquet, remedy, replacing, write_npz
+from calex.system.files import read_json, read_npy, read_npz, read_parquet, remedy, write_npz
+from calex.system.replacing import replacing
 from calex.workflow.settings_argument import parse
 
 SETTINGS = json.dumps({"policy": {"name": "cpm", "steps": 3}, "score": "confidence", "correct": "label", "folds": 3})

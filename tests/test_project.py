@@ -240,7 +240,7 @@ def test_a_missing_file_is_one_line(arguments: list[str], said: str, tmp_path: P
 
 
 def test_nothing_is_left_under_a_final_name_when_a_writer_fails(tmp_path: Path) -> None:
-    from calex.system.files import replacing
+    from calex.system.replacing import replacing
 
     target = tmp_path / "final.bin"
     target.write_bytes(b"before")

@@ -22,9 +22,9 @@ from calex.backbones.convolutions import by_images
 from calex.backbones.transform import augment, to_input
 from calex.errors import CalexError, one_line
 from calex.images import Selection
-from calex.system.files import replacing
 from calex.system.precision import autocast
 from calex.system.progress import say, track
+from calex.system.replacing import replacing
 
 SAVE_EVERY = 180.0  # seconds of an epoch that a kill may cost
 AUXILIARY = 0.3  # weight of a loss at auxiliary logits (Szegedy et al. 2015, section 5)

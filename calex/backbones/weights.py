@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from calex.errors import CalexError
-from calex.system.files import replacing
+from calex.system.replacing import replacing
 
 
 def write_weights(path: Path, model: nn.Module) -> None:

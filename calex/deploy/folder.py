@@ -30,8 +30,9 @@ from calex.deploy.record import (
     sweep_of,
 )
 from calex.errors import CalexError
-from calex.system.files import replacing_folder, sha256, write_json
+from calex.system.files import sha256, write_json
 from calex.system.progress import warn
+from calex.system.replacing import replacing_folder
 
 PREFIXES = ("network.", "branches.")
 GIVEN = "given"  # the name of a network that was given as an object, and has none by which it could be built

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from calex.features import chunks
 from calex.features.chunks import Entry
-from calex.system.files import replacing
 from calex.system.progress import track
+from calex.system.replacing import replacing
 
 
 def journal_line(where: str, entry: Entry) -> str:

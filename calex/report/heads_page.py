@@ -14,7 +14,7 @@ from calex.report.formatting import counted
 from calex.report.markdown import table as markdown_table
 from calex.report.styles import COLOURS, SHAPES
 from calex.report.template import template
-from calex.system.files import replacing
+from calex.system.replacing import replacing
 
 
 def write(path: Path, dataset: str, heads: pl.DataFrame, best: pl.DataFrame, command: str, missing: str = "") -> None:

@@ -18,7 +18,8 @@ import polars as pl
 
 from calex.errors import CalexError
 from calex.simulation.rule import Rule
-from calex.system.files import canonical_json, read_npz, read_parquet, remedy, replacing, write_npz
+from calex.system.files import canonical_json, read_npz, read_parquet, remedy, write_npz
+from calex.system.replacing import replacing
 
 ALL = -1  # the fold of thresholds from all validation images
 SCHEMA: dict[str, Any] = {

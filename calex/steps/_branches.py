@@ -19,7 +19,8 @@ from calex.features.store import Store, open_store
 from calex.simulation import exits_file
 from calex.simulation.exits_file import BranchPredictions, Kept
 from calex.system import devices
-from calex.system.files import canonical_json, replacing, write_npz
+from calex.system.files import canonical_json, write_npz
+from calex.system.replacing import replacing
 from calex.workflow import settings_argument
 
 LOWER = "features.memory_mb or recipe.batch_size"  # where there is not enough memory

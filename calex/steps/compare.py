@@ -20,8 +20,9 @@ from calex.comparison import paired, pareto
 from calex.errors import CalexError
 from calex.simulation.exits import read_predictions
 from calex.simulation.points import MARKED
-from calex.system.files import read_npz, read_parquet, replacing
+from calex.system.files import read_npz, read_parquet
 from calex.system.progress import say
+from calex.system.replacing import replacing
 from calex.workflow import plan, settings_argument
 
 LOWER = "the number of methods, variants or seeds of the dataset"  # where there is not enough memory

@@ -18,8 +18,9 @@ from calex.errors import CalexError
 from calex.simulation import cascade, ceiling, crossfit, evaluation, exits, threshold_table
 from calex.simulation.points import SCHEMA
 from calex.simulation.rule import charged
-from calex.system.files import read_json, remedy, replacing, write_npz
+from calex.system.files import read_json, remedy, write_npz
 from calex.system.progress import say
+from calex.system.replacing import replacing
 from calex.workflow import settings_argument
 
 POINTS = ".points.parquet"

@@ -16,8 +16,9 @@ from calex.comparison import pareto
 from calex.simulation.exits import read_predictions
 from calex.simulation.points import SCHEMA
 from calex.steps import _calibrations, _description
-from calex.system.files import read_json, read_parquet, replacing, write_json
+from calex.system.files import read_json, read_parquet, write_json
 from calex.system.progress import say
+from calex.system.replacing import replacing
 from calex.workflow import plan, settings_argument
 
 LOWER = "the number of methods, variants or seeds of the dataset"  # where there is not enough memory

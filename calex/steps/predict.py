@@ -23,8 +23,8 @@ from calex.datasets._folder import image_files
 from calex.datasets._left_out import LeftOut
 from calex.deploy import pictures, sweep
 from calex.errors import CalexError
-from calex.system.files import replacing
 from calex.system.progress import say, track, warn
+from calex.system.replacing import replacing
 
 LOWER = "--batch-size"  # where there is not enough memory
 FIELDS = ("file", "prediction", "probability", "exit", "score")

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from calex.errors import CalexError
-from calex.system.files import replacing
 from calex.system.progress import say
+from calex.system.replacing import replacing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

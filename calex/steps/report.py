@@ -8,7 +8,8 @@ from pathlib import Path
 from calex.errors import CalexError
 from calex.report.build import build
 from calex.report.inputs import read_paired, read_points
-from calex.system.files import read_json, replacing
+from calex.system.files import read_json
+from calex.system.replacing import replacing
 
 LOWER = "the number of methods, variants or seeds of the dataset"  # where there is not enough memory
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from calex.errors import CalexError
 from calex.report import benchmarks_page
-from calex.system.files import replacing
+from calex.system.replacing import replacing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

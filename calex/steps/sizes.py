@@ -17,7 +17,8 @@ from calex.backbones.taps import measure_taps
 from calex.benchmarks.dump import TAPS
 from calex.errors import CalexError
 from calex.features.layout import Layout, amount
-from calex.system.files import read_json, replacing
+from calex.system.files import read_json
+from calex.system.replacing import replacing
 
 # Dataset, its number of classes, pixels, the stem for that size, images by split.
 DATASETS: tuple[tuple[str, int, int, str, tuple[int, ...]], ...] = (
