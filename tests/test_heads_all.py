@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from calex import plugins
 from calex.branches.branch import Branch, Classifier
+from calex.heads import auto
 from calex.heads.separable import channels_last
 from calex.system import flops
 
@@ -139,29 +140,47 @@ def test_each_quarter_is_pooled_by_itself() -> None:
 
 @examples(15)
 @given(
-    st.sampled_from([(64, 16, 16), (24, 9, 7), (512, 2, 2), (3, 1, 1)]),
+    st.sampled_from([(64, 16, 16), (24, 9, 7), (512, 2, 2), (2048, 1, 1), (3, 1, 1)]),
     st.floats(0.0005, 0.1),
     st.sampled_from([10, 100, 1000]),
 )
 def test_a_budget_is_kept_and_used(shape: tuple[int, int, int], budget: float, classes: int) -> None:
     backbone = 300_000_000
-    head = block("auto", budget=budget, backbone_flops=backbone, classes=classes)
-    module = classifier(head, shape, classes)
+
+    def cost(**head: object) -> int:
+        return classifier(block(**head), shape, classes).flops()[0]
+
+    module = classifier(block("auto", budget=budget, backbone_flops=backbone, classes=classes), shape, classes)
     filters = [part.out_channels for part in module.core if isinstance(part, torch.nn.Conv2d)][-1]
-
-    def cost(filters: int) -> int:
-        wider = block("separable", filters=filters, blocks=3, grid=1, hidden=0)
-        return classifier(wider, shape, classes).flops()[0]
-
-    assert module.flops()[0] == cost(filters) and filters % 8 == 0
+    if cost(name="strided", blocks=2, filters=64) <= budget * backbone:
+        kind, least = {"name": "strided", "blocks": 2}, 64
+    else:
+        kind, least = {"name": "separable", "blocks": 3, "grid": 1, "hidden": 0}, 8
+    assert module.flops()[0] == cost(**kind, filters=filters) and filters % 8 == 0 and filters >= least
     assert module.flops()[0] <= budget * backbone or filters == 8
-    assert cost(filters + 8) > budget * backbone or filters == 512
+    assert cost(**kind, filters=filters + 8) > budget * backbone or filters == 512
 
 
-def test_counting_the_cost_of_a_budget_draws_no_random_numbers() -> None:
-    by_budget = classifier(block("auto", budget=0.01, backbone_flops=300_000_000, classes=3), (16, 8, 8))
+def test_the_first_budget_for_strided_convolutions_by_hand() -> None:
+    # 64 filters over 128×8×8: 2·9·128·64·16 = 2,359,296; 2·9·64·64·4 = 294,912; mean and maximum to 10 classes: 2·128·10 = 2,560.
+    least = 2_359_296 + 294_912 + 2_560
+    assert auto.choice(128, 8, 8, least, 10) == {"name": "strided", "blocks": 2, "filters": 64}
+    # One FLOP less. Separable ones of f filters cost 2·9·128·16 = 36,864 and 2·128·f·16, then 2·9·f·4 and 2·f·f·4, then 2·9·f and
+    # 2·f·f, and 2·2f·10: 36,864 + 4,226·f + 10·f². That is 2,585,760 for 336 filters, and 2,673,968 for 344.
+    assert 36_864 + 4_226 * 336 + 10 * 336**2 <= least - 1 < 36_864 + 4_226 * 344 + 10 * 344**2
+    separable = {"name": "separable", "blocks": 3, "grid": 1, "hidden": 0, "filters": 336}
+    assert auto.choice(128, 8, 8, least - 1, 10) == separable
+
+
+@pytest.mark.parametrize(
+    ("budget", "by_hand"),
+    [(0.0001, {"name": "separable", "blocks": 3, "grid": 1, "hidden": 0}), (0.01, {"name": "strided", "blocks": 2})],
+)
+def test_counting_the_cost_of_a_budget_draws_no_random_numbers(budget: float, by_hand: dict) -> None:
+    by_budget = classifier(block("auto", budget=budget, backbone_flops=300_000_000, classes=3), (16, 8, 8))
     filters = [part.out_channels for part in by_budget.core if isinstance(part, torch.nn.Conv2d)][-1]
-    by_hand = classifier(block("separable", filters=filters, blocks=3, grid=1, hidden=0), (16, 8, 8))
-    for one, other in zip(by_budget.parameters(), by_hand.parameters(), strict=True):
+    for one, other in zip(
+        by_budget.parameters(), classifier(block(**by_hand, filters=filters), (16, 8, 8)).parameters(), strict=True
+    ):
         assert torch.equal(one, other)
-    assert math.isfinite(float(by_budget.eval().classify(torch.randn(1, 16, 8, 8)).sum()))
+    assert math.isfinite(float(by_budget.eval().classify(torch.randn(1, 16, 8, 8)).detach().sum()))

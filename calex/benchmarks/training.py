@@ -19,11 +19,11 @@ from calex.backbones.taps import measure_taps, tapping
 from calex.backbones.transform import to_input
 from calex.benchmarks import Bench, Row, in_turn, row
 from calex.benchmarks.dump import BATCH, CLASSES, POOL, TAPS, TRANSFORM, dump, made_up, prepared
-from calex.branches.branch import Branch, Classifier, head_for
+from calex.branches.branch import Branch, Classifier
 from calex.branches.fitting import TrainingJob
 from calex.features.loader import Batch, Loader
 from calex.features.store import open_store
-from calex.heads import auto, prototype, separable
+from calex.heads import auto, prototype
 from calex.recipes import branchwise
 from calex.system.precision import autocast
 from calex.targets import kl
@@ -34,7 +34,7 @@ from calex.targets import kl
 CASES = (("imagenet", 8192, 10.0, 0.15), ("cifar", 1024, 40.0, 0.3))
 # Imported, so that an edit of either measures again.
 HEAD = {"name": "prototype", **prototype.OPTIONS}
-DEFAULT = {"name": "auto", **auto.OPTIONS}
+DEFAULT = auto.OPTIONS
 TARGET = {"name": "kl", **kl.OPTIONS}
 RECIPE = {"epochs": 1, "batch_size": BATCH, "learning_rate": 0.001, "weight_decay": 0.0, "importance": "weigh"}
 
@@ -102,9 +102,8 @@ def default_head(tap: tuple[int, int, int], flops: int) -> tuple[dict[str, Any],
 
     It is given under its own name, because finding its width is no part of an epoch.
     """
-    found = Classifier(head_for(DEFAULT, flops, CLASSES), tap, CLASSES)
-    cost = 3 * found.flops()[0] / flops
-    head = {"name": "separable", **separable.OPTIONS, "blocks": auto.BLOCKS, "filters": found.core.width // 2}
+    head = auto.choice(*tap, DEFAULT["budget"] * flops, CLASSES)
+    cost = 3 * Classifier(head, tap, CLASSES).flops()[0] / flops
     return head, (1 + cost) / cost
 
 
