@@ -34,7 +34,6 @@ from calex.targets import kl
 CASES = (("imagenet", 8192, 10.0, 0.15), ("cifar", 1024, 40.0, 0.3))
 # Imported, so that an edit of either measures again.
 HEAD = {"name": "prototype", **prototype.OPTIONS}
-DEFAULT = auto.OPTIONS
 TARGET = {"name": "kl", **kl.OPTIONS}
 RECIPE = {"epochs": 1, "batch_size": BATCH, "learning_rate": 0.001, "weight_decay": 0.0, "importance": "weigh"}
 
@@ -102,7 +101,7 @@ def default_head(tap: tuple[int, int, int], flops: int) -> tuple[dict[str, Any],
 
     It is given under its own name, because finding its width is no part of an epoch.
     """
-    head = auto.choice(*tap, DEFAULT["budget"] * flops, CLASSES)
+    head = auto.choice(*tap, auto.OPTIONS["budget"] * flops, CLASSES)
     cost = 3 * Classifier(head, tap, CLASSES).flops()[0] / flops
     return head, (1 + cost) / cost
 

@@ -1,7 +1,6 @@
 """The head that a budget buys: two strided convolutions where it pays for 64 filters, three separable ones where it does not.
 
-Either is as wide as a share of the backbone's FLOPs allows. The rule is that of the study of heads (results/studies/heads.md):
-early maps are large and plain convolutions dear there; later ones are small, and plain convolutions see more of them.
+Either is as wide as a share of the backbone's FLOPs allows. The rule is that of the study of heads (results/studies/heads.md).
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from calex import plugins
 from calex.heads import separable, strided
 from calex.system import flops
 
@@ -20,38 +20,35 @@ OPTIONS = {"budget": 0.01, "backbone_flops": 0, "classes": 0}
 RANGES = {"budget": "(0, 1]", "backbone_flops": "[0, inf)", "classes": "[0, inf)"}
 FROM_FEATURES = ["backbone_flops", "classes"]
 
-STRIDED = {**strided.OPTIONS, "blocks": 2}
-SEPARABLE = {**separable.OPTIONS, "blocks": 3}
-FEWEST_STRIDED = 64  # filters
 STEP, WIDEST = 8, 512  # filters
+# The narrowest head of either kind.
+STRIDED: dict[str, Any] = {"name": "strided", **strided.OPTIONS, "filters": 64, "blocks": 2}
+SEPARABLE: dict[str, Any] = {"name": "separable", **separable.OPTIONS, "filters": STEP, "blocks": 3}
 
 
 def build(channels: int, height: int, width: int, budget: float, backbone_flops: int, classes: int) -> nn.Module:
     """The head within the budget for maps of (channels, height, width), or eight separable filters if none is within it."""
-    head = choice(channels, height, width, budget * backbone_flops, classes)
-    return _build(head, channels, height, width)
+    if not backbone_flops or not classes:
+        raise ValueError("backbone_flops and classes are not known; they are read off the features when a branch is trained")
+    return _module(choice(channels, height, width, budget * backbone_flops, classes), channels, height, width)
 
 
 def choice(channels: int, height: int, width: int, allowed: float, classes: int) -> dict[str, Any]:
     """Return the head, as a config states it, for maps of (channels, height, width) and a branch of at most `allowed` FLOPs."""
-    if not allowed or not classes:
-        raise ValueError("backbone_flops and classes are not known; they are read off the features when a branch is trained")
 
     def cost(head: dict[str, Any]) -> int:
         with torch.device("meta"):  # counting draws no random numbers
-            module: Any = _build(head, channels, height, width).eval()
+            module: Any = _module(head, channels, height, width).eval()
         return flops.of(module, channels, height, width) + 2 * module.width * classes
 
-    head: dict[str, Any] = {"name": "strided", **STRIDED, "filters": FEWEST_STRIDED}
-    if cost(head) > allowed:
-        head = {"name": "separable", **SEPARABLE, "filters": STEP}
-    low, high = head["filters"] // STEP, WIDEST // STEP  # in steps; low is taken whatever it costs
+    narrowest = STRIDED if cost(STRIDED) <= allowed else SEPARABLE
+    low, high = narrowest["filters"] // STEP, WIDEST // STEP  # in steps; low is taken whatever it costs
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if cost({**head, "filters": middle * STEP}) <= allowed else (low, middle - 1)
-    return {**head, "filters": low * STEP}
+        low, high = (middle, high) if cost({**narrowest, "filters": middle * STEP}) <= allowed else (low, middle - 1)
+    return {**narrowest, "filters": low * STEP}
 
 
-def _build(head: dict[str, Any], channels: int, height: int, width: int) -> nn.Module:
-    options = {key: value for key, value in head.items() if key != "name"}
-    return {"strided": strided, "separable": separable}[head["name"]].build(channels, height, width, **options)
+def _module(head: dict[str, Any], channels: int, height: int, width: int) -> nn.Module:
+    module: nn.Module = plugins.load("heads", head["name"]).build(channels, height, width, **plugins.options_of(head))
+    return module
