@@ -48,7 +48,10 @@ def run(args: argparse.Namespace) -> None:
     numbers, warnings = weighting.diagnosis(validation, u, **options) if hasattr(weighting, "diagnosis") else ({}, [])
     worth = effective_sample_size(weights)
     if not u.any():
-        warnings.append(f"no training image survives branches 1..{len(args.exits)}; all weights are 1. Lower train_margin")
+        before = "branch 1" if len(args.exits) == 1 else f"branches 1 to {len(args.exits)}"
+        warnings.append(
+            f"no training image survives {before}: all weigh 1, as without survivor weights; a lower train_margin keeps more"
+        )
     if worth < FEW * weights.size:
         warnings.append(
             f"the weights rest on few images (worth {worth:.0f} of {weights.size}); raise sharpness or floor, or lower train_margin"
