@@ -45,7 +45,12 @@ def curves_of(results: Path, dataset: str, config: dict[str, Any], points: pl.Da
             made = cascade_of(results, config, points.filter(pl.col("backbone") == backbone), chosen)
             folder = results / dataset / str(backbone) / chosen["method"] / chosen["variant"] / f"seed{chosen['seed']}"
             taken = read_npz(folder / f"{chosen['policy']}.exits.npz")["exit"]
-            said = exits.read([folder / f"exits{k}.npz" for k in range(1, len(made.stages))], "test", made.about["score"])
+            said = exits.read(
+                [folder / f"exits{k}.npz" for k in range(1, len(made.stages))],
+                "test",
+                made.about["score"],
+                last=made.about["last"],
+            )
             yield chosen, made, whole.images[store.index], taken, cascade.predict(said, taken), said
 
 

@@ -122,7 +122,7 @@ def made(method: str, score: str, thresholds: np.ndarray, seed: int = 0, network
         "network": {"name": "small", "stem": "imagenet", "sources": {}}, "classes": list("abcd"), "channels": 3,
         "transform": {"size": 7, "mean": [0.4] * 3, "std": [0.3] * 3},
         "picture": {"size": 7, "fit": "crop", "grey": False, "whites": {}}, "taps": TAPS, "layouts": [{}] * 3, "shapes": SHAPES, "pool": POOL,
-        "precision": "float16", "compute": "float32", "method": METHODS[method], "score": score,
+        "precision": "float16", "compute": "float32", "method": METHODS[method], "score": score, "last": "backbone",
         "costs": {"to_tap": [1.0, 2.0, 3.0], "head": [0.1] * 3, "backbone": 4.0}, "made": {"images": {}},
     }  # fmt: skip
     return assembled(network, branches, sweep(thresholds), record, 0)

@@ -63,6 +63,11 @@ def test_the_documented_script_runs(
             {"recipe": {"name": "branchwise", "epochs": 2}},
             {"name": "risk", "bounds": [0.3], "path": {"name": "global", "score": "entropy", "steps": 9}},
         ),
+        ({"recipe": {"name": "branchwise", "epochs": 2}}, {"name": "stopping", "last": "combined"}),
+        (
+            {"recipe": {"name": "branchwise", "epochs": 2}},
+            {"name": "risk", "bounds": [0.3], "path": {"name": "global", "last": "combined", "steps": 9}},
+        ),
     ],
 )
 def test_what_it_answers_is_what_was_measured(method: dict[str, Any], policy: Any, tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def test_the_shipped_config_is_valid_and_complete() -> None:
     assert full["policies"]["cpm_full"] == {
         "name": "cpm",
         "score": None,
+        "last": None,
         "population": "all",
         "min_support": 5,
         "steps": 40,
@@ -396,7 +397,7 @@ def test_every_key_that_is_a_path_is_marked() -> None:
 
     for part in [schema, *schema["properties"].values(), *schema["$defs"].values()]:
         walk(part)
-    assert {key for key, path in marked.items() if not path} == {"score", "checkpoint_key", "last_layer", "weights"}
+    assert {key for key, path in marked.items() if not path} == {"score", "last", "checkpoint_key", "last_layer", "weights"}
     assert {"checkpoint", "folder"} <= {key for key, path in marked.items() if path}
     for kind in plugins.KINDS:
         for name in plugins.names(kind):

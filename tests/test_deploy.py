@@ -28,6 +28,7 @@ from calex.simulation.cascade import leave, predict
 from calex.simulation.cost import Costs
 from calex.simulation.exits import Exits
 from calex.simulation.exits_file import half
+from calex.simulation.last import LAST, combined
 from calex.simulation.rule import calibrated
 from calex.simulation.scores import scores
 
@@ -90,8 +91,12 @@ def test_images_are_answered_as_if_every_exit_had_been_asked(method: str, data: 
     draw = np.random.default_rng(seed)
     thresholds = draw.choice([-np.inf, 0.2, 0.5, 0.8, np.inf], size=(2, 3, CLASSES))
     cascade = made(method, score, thresholds, seed)
+    cascade.about["last"] = data.draw(st.sampled_from(LAST))
     inputs = torch.randn((images, 3, 7, 7), generator=torch.Generator().manual_seed(seed))
     exits, said = whole(cascade, inputs) if images else (None, None)
+    if exits is not None and said is not None and cascade.about["last"] == "combined":
+        said[3] = combined(said[3], said[2])
+        exits = replace(exits, last=said[3].argmax(1))
     for cascade.point in (0, 1):
         answers = cascade(inputs)
         assert [len(part) for part in answers] == [images] * 4 and answers.probabilities.shape == (images, CLASSES)

@@ -164,7 +164,7 @@ INJURIES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a newer format": (
         lambda f: edited(f, lambda r: r.update(format=99, calex="7.0")),
-        r"of format 99, by calex 7\.0, and this calex reads up to 2; upgrade",
+        r"of format 99, by calex 7\.0, and this calex reads up to 3; upgrade",
     ),
     "an older format": (
         lambda f: edited(f, lambda r: r.update(format=0)),

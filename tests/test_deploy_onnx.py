@@ -30,6 +30,7 @@ SCORES = {"ztw": "margin", "branchwise": "confidence", "jei_dnn": "confidence", 
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Cascade, Path]:
     """A cascade at whose two points images leave everywhere and at two exits, and its folder."""
     cascade = made(request.param, SCORES[request.param], np.full((2, 3, CLASSES), np.inf), seed=4)
+    cascade.about["last"] = "combined" if request.param == "geometric" else "backbone"
     inputs, before = cascade.prepare(PIXELS), None
     values = [inputs]
     for k in range(3):

@@ -43,7 +43,23 @@ def test_a_policy_may_read_another_score_than_the_methods_own(config: dict[str, 
     assert job_settings.settings("calibrate", config, JOB | {"policy": "cpm_full"})["score"] == "confidence"
     assert "score" not in job_settings.settings("calibrate", config, JOB)["policy"]
     # The oracle is no entry of the config: it reads what the method reads.
-    assert job_settings.settings("evaluate", config, JOB | {"policy": "oracle"}) == {"score": "confidence", "correct": "label"}
+    read = {"score": "confidence", "last": "backbone", "correct": "label"}
+    assert job_settings.settings("evaluate", config, JOB | {"policy": "oracle"}) == read
+
+
+def test_a_policy_says_what_answers_last_or_the_policy_over_which_it_decides(config: dict[str, Any]) -> None:
+    assert job_settings.settings("calibrate", config, JOB)["last"] == "backbone"
+    policies = {
+        "combined": {"name": "global", "score": None, "last": "combined", "steps": 3},
+        "over": {"name": "risk", "score": None, "last": None, "path": "combined"},
+        "own": {"name": "risk", "score": None, "last": "backbone", "path": "combined"},
+    }
+    for name, expected in {"combined": "combined", "over": "combined", "own": "backbone"}.items():
+        chosen = job_settings.settings("evaluate", config | {"policies": policies}, JOB | {"policy": name})
+        assert chosen["last"] == expected
+        assert all(
+            "last" not in chosen[block] and "score" not in chosen[block] for block in ("policy", "path") if block in chosen
+        )
 
 
 def test_a_checkpoint_has_keys_of_its_own(config: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,7 +124,9 @@ def evaluated(tmp_path: Path) -> Path:
                 taken = np.stack([np.full(80, 0), np.full(80, 1), np.arange(80) % 4, np.full(80, 3)]).astype(np.uint8)
                 if policy == "q" and seed == 1:
                     taken = taken[3:]
-                write_npz(folder / f"{policy}.exits.npz", {"exit": taken})
+                last = np.where(np.arange(80) % 7, cascade.backbone, labels)
+                cascade = replace(cascade, last=last)
+                write_npz(folder / f"{policy}.exits.npz", {"exit": taken, "last": last.astype(np.uint8)})
                 key = {"dataset": "d", "backbone": "b", "method": method, "variant": "default", "policy": policy, "seed": seed}
                 for split in ("val", "test"):
                     rows.append(
@@ -162,9 +165,8 @@ def test_the_step_equals_plain_loops(evaluated):
         folder = evaluated / "d" / "b" / method / "default" / f"seed{seed}"
         taken = np.load(folder / f"{policy}.exits.npz")["exit"][point]
         branches = [np.load(folder / f"exits{k}.npz") for k in (1, 2, 3)]
-        message = [
-            branches[k]["test_prediction"][0][i] if k < 3 else branches[0]["test_backbone"][0][i] for i, k in enumerate(taken)
-        ]
+        last = np.load(folder / f"{policy}.exits.npz")["last"]
+        message = [branches[k]["test_prediction"][0][i] if k < 3 else last[i] for i, k in enumerate(taken)]
         return [message[i] == branches[0]["test_label"][i] for i in range(80)]
 
     filled = 0
@@ -215,10 +217,12 @@ def refused(folder: Path, message: str, ours: dict[str, str] = OURS) -> None:
 def test_files_that_do_not_belong_together_are_refused(evaluated):
     refused(evaluated, "no points of ours · q with b", {"method": "ours", "policy": "q"})
     folder = evaluated / "d" / "b" / "rival" / "default" / "seed0"
-    taken = np.load(folder / "p.exits.npz")["exit"]
-    write_npz(folder / "p.exits.npz", {"exit": taken[::-1].copy()})
+    taken, last = (np.load(folder / "p.exits.npz")[name] for name in ("exit", "last"))
+    write_npz(folder / "p.exits.npz", {"exit": taken[::-1].copy(), "last": last})
     refused(evaluated, "not as accurate as the table of points says; rerun evaluate")
-    write_npz(folder / "p.exits.npz", {"exit": taken[:, :70]})
+    write_npz(folder / "p.exits.npz", {"exit": taken})
+    refused(evaluated, "p.exits.npz: holds no 'last'")
+    write_npz(folder / "p.exits.npz", {"exit": taken[:, :70], "last": last})
     refused(evaluated, "p.exits.npz: exits of 70 images where 80 are known")
     branch = dict(np.load(folder / "exits2.npz"))
     write_npz(folder / "exits2.npz", branch | {"test_label": branch["test_label"][::-1]})

@@ -106,7 +106,7 @@ def random_cascade(network: str, stem: str, size: int, classes: int) -> Cascade:
         "channels": 3, "transform": {"size": size, "mean": [0.5] * 3, "std": [0.25] * 3},
         "picture": {"size": size, "fit": "crop", "grey": False, "whites": {}},
         "taps": [tap.name for tap in measured], "layouts": [{}] * len(TAPS), "shapes": [list(tap.shape) for tap in measured], "pool": POOL,
-        "precision": "float16", "compute": "float32", "method": method, "score": "max_softmax",
+        "precision": "float16", "compute": "float32", "method": method, "score": "max_softmax", "last": "backbone",
         "costs": {
             "to_tap": [tap.flops for tap in measured], "backbone": flops,
             "head": [branch.flops()[0] for branch in branches.branches],  # type: ignore[operator]

@@ -11,6 +11,7 @@ from calex.backbones import own as own_network
 from calex.errors import CalexError, Faults, suggestion
 from calex.simulation.scores import SCORES
 from calex.workflow import plan
+from calex.workflow.job_settings import READING, without_reading
 
 # Which kind of plugin each block of a method names.
 METHOD = {"recipe": "recipes", "head": "heads", "target": "targets", "weighting": "weightings"}
@@ -161,11 +162,11 @@ def score_of(policies: Mapping[str, Any], name: str) -> str | None:
 
 
 def _policy(where: str, policy: dict[str, Any], policies: Mapping[str, Any], faults: Faults) -> dict[str, Any]:
-    score = policy["score"]
-    options = {key: value for key, value in policy.items() if key != "score"}  # any policy has it: no plugin's option
-    with faults.gather():
-        if score is not None:
-            _known(score, SCORES, f"{where}.score")
+    reading, options = {key: policy[key] for key in READING}, without_reading(policy)
+    for key, names in READING.items():
+        with faults.gather():
+            if reading[key] is not None:
+                _known(reading[key], names, f"{where}.{key}")
     with faults.gather():
         options = plugins.complete("policies", options, where)
         if _decides_over_another(options["name"]):
@@ -175,7 +176,7 @@ def _policy(where: str, policy: dict[str, Any], policies: Mapping[str, Any], fau
                 if plugins.exists("policies", each["name"]) and not _decides_over_another(each["name"])
             ]
             _known(options["path"], plain, f"{where}.path")
-    return {"score": score, **options}
+    return {**reading, **options}
 
 
 def _decides_over_another(policy: str) -> bool:

@@ -208,7 +208,7 @@ class Attached:
             unknown = {name: np.full_like(values, np.nan) for name, values in sweep.curves.items() if name.startswith("test")}
             sweep.curves.update(unknown)
             sweep.network["test"] = float("nan")
-        return self._cascade(sweep, sweep.choose(wish), settings["score"])
+        return self._cascade(sweep, sweep.choose(wish), settings["score"], settings["last"])
 
     def _calibration(self, policy: Mapping[str, Any] | str) -> dict[str, Any]:
         """Give the settings of the step `calibrate` for a policy's name or block, as a run's config would."""
@@ -228,12 +228,11 @@ class Attached:
             raise CalexError(
                 'policy.score: the branches learnt no confidence; give `score: "confidence"` in `method`, then fit again'
             )
-        for one in (block, path or {}):
-            one.pop("score", None)
-        more = {} if path is None else {"path": path}
-        return {"policy": block, **more, "score": score, "correct": self.method["correct"], "folds": 5}
+        reading = {"score": score, "last": job_settings.last_of(block, path), "correct": self.method["correct"]}
+        more = {} if path is None else {"path": job_settings.without_reading(path)}
+        return {"policy": job_settings.without_reading(block), **more, **reading, "folds": 5}
 
-    def _cascade(self, sweep: Any, point: int, score: str) -> Cascade:
+    def _cascade(self, sweep: Any, point: int, score: str, last: str) -> Cascade:
         assert self.dataset is not None
         shapes = [tuple(tap["shape"]) for tap in self.measured["taps"]]
         head = head_for(self.method["head"], self.measured["flops"], len(self.classes))
@@ -252,7 +251,7 @@ class Attached:
             "classes": self.classes, "channels": self.channels, "transform": self.transform,
             "picture": pictures.like(self.dataset.images.shape[1:], {}, {}),
             "taps": self.taps, "layouts": [tap["layout"] for tap in self.measured["taps"]], "shapes": [list(each) for each in shapes],
-            "pool": self.pool, "precision": "float16", "compute": "float32", "method": method, "score": score,
+            "pool": self.pool, "precision": "float16", "compute": "float32", "method": method, "score": score, "last": last,
             "costs": {"to_tap": list(costs.to_tap), "head": list(costs.head), "backbone": costs.backbone},
             "made": {
                 "images": {split: len(self.dataset.indices(split)) for split in splits}, "fingerprints": self.fingerprints,

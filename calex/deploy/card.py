@@ -70,6 +70,8 @@ def _facts(record: dict[str, Any]) -> list[tuple[str, Any]]:
     facts = [(name, made[name]) for name in ("dataset", "backbone", "method", "variant", "policy", "seed") if name in made]
     facts += [("recipe", record["method"]["recipe"]["name"]), ("head", record["method"]["head"]["name"])]
     facts += [("score that is compared with thresholds", record["score"])]
+    ends = {"backbone": "the network", "combined": "the network and the last branch together"}
+    facts += [("images that no branch answers are answered by", ends[record["last"]])]
     if picture is not None:
         colour = "grey" if picture["grey"] else "RGB"
         facts += [("pictures are read as", f"{picture['size']}×{picture['size']} {colour}, {picture['fit']}")]

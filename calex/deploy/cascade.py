@@ -152,7 +152,7 @@ class Cascade(nn.Module):
         rule, count = self.sweep.rule(self.point), max(len(inputs), 1)
         if inputs.device.type == "cpu":
             count = max(1, PART * len(inputs) // max(inputs.nbytes, 1))
-        answers = [route(self, part, rule, self.about["score"]) for part in inputs.split(count)]
+        answers = [route(self, part, rule, self.about["score"], self.about["last"]) for part in inputs.split(count)]
         return Answers(*(torch.from_numpy(np.concatenate(part)).to(inputs.device) for part in zip(*answers, strict=True)))
 
     def run(

@@ -74,7 +74,7 @@ class OnnxCascade:
 
     def __call__(self, inputs: np.ndarray) -> Answers:
         """Answer (B, channels, S, S) float32."""
-        return route(self, inputs, self.sweep.rule(self.point), self.about["score"])
+        return route(self, inputs, self.sweep.rule(self.point), self.about["score"], self.about["last"])
 
     def run(
         self, stage: int, values: Sequence[Any], before: np.ndarray | None

@@ -13,10 +13,11 @@ from calex import plugins
 from calex.backbones.records import LAYOUT
 from calex.deploy.sweep import CURVES, Sweep
 from calex.errors import CalexError
+from calex.simulation.last import LAST
 from calex.simulation.scores import SCORES
 from calex.system.files import canonical_json, read_json, sha256
 
-FORMAT = 2  # 1 had one white for pictures of more than 8 bits, which a config gave
+FORMAT = 3  # 2 did not say what answers where no branch does; 1 had one white for pictures of more than 8 bits
 THRESHOLDS, LEARNT = "thresholds", "learnt."  # tensors in the weights' file, and the beginning of names of others
 PREPARE = "prepare.onnx"
 RECORD, WEIGHTS, CARD = "cascade.json", "weights.safetensors", "README.md"
@@ -36,8 +37,13 @@ def _with_whites(record: dict[str, Any]) -> dict[str, Any]:
     return record | {"format": 2}
 
 
+def _with_last(record: dict[str, Any]) -> dict[str, Any]:
+    """From format 2."""
+    return record | {"last": "backbone", "format": 3}
+
+
 # What turns a record of an older format into one of the next: {the older: function}.
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_whites}
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: _with_whites, 2: _with_last}
 
 _TEXT, _COUNT, _NUMBER = {"type": "string"}, {"type": "integer", "minimum": 0}, {"type": "number"}
 _POSITIVE = {"type": "number", "exclusiveMinimum": 0}
@@ -67,7 +73,7 @@ SCHEMA = _object(
     taps=_list(_TEXT), layouts=_list(LAYOUT), shapes=_list(_SHAPE), pool={"type": ["integer", "null"], "minimum": 1},
     precision={"enum": ["float16", "float32"]}, compute={"enum": ["float32", "bfloat16", "float16"]},
     method=_object(recipe=_NAMED, head=_NAMED, shared_core={"type": "boolean"}, confidence={"type": "boolean"}),
-    score={"enum": list(SCORES)}, policy=_NAMED,
+    score={"enum": list(SCORES)}, last={"enum": list(LAST)}, policy=_NAMED,
     costs=_object(to_tap=_list(_POSITIVE), head=_list(_POSITIVE), backbone=_POSITIVE),
     points=_object(
         parameters=_list(_TEXT), **{name: _list({"type": ["number", "null"]}) for name in CURVES},

@@ -10,6 +10,7 @@ import numpy as np
 from calex.deploy.carrying import carry
 from calex.simulation.exits import SoFar
 from calex.simulation.exits_file import half
+from calex.simulation.last import combined
 from calex.simulation.rule import Rule
 from calex.simulation.scores import score as score_of
 from calex.simulation.scores import summary
@@ -54,7 +55,7 @@ class Runtime(Protocol):
         """Make positions (n,) int64 an index into carried values."""
 
 
-def route(runtime: Runtime, inputs: Any, rule: Rule, score: str) -> Answers:
+def route(runtime: Runtime, inputs: Any, rule: Rule, score: str, last: str) -> Answers:
     """Answer a batch.
 
     Parameters
@@ -67,6 +68,8 @@ def route(runtime: Runtime, inputs: Any, rule: Rule, score: str) -> Answers:
         By which images leave, at one operating point.
     score : str
         The method's score, from which the rule makes what it compares with its thresholds.
+    last : {"backbone", "combined"}
+        What answers where no branch does, see `calex.simulation.last`.
     """
     _, branches, classes = rule.thresholds.shape
     whole = getattr(rule.policy, "LOG_SOFTMAX", False)
@@ -76,10 +79,13 @@ def route(runtime: Runtime, inputs: Any, rule: Rule, score: str) -> Answers:
     )
     images, before, so_far = np.arange(count), None, _nothing(count, classes, whole)
     values: Sequence[Any] = [inputs]
+    of_branch = np.empty((0, classes), np.float32)  # the log-probabilities of the branch before
     for k in range(branches + 1):
         if not len(images):
             break
         log_probabilities, confidence, values, before = runtime.run(k, values, before)
+        if k == branches and last == "combined":
+            log_probabilities = combined(log_probabilities, of_branch)
         predicted = log_probabilities.argmax(1)
         name = "max_softmax" if score == "confidence" and confidence is None else score
         value = score_of(name, summary(log_probabilities, confidence), classes)
@@ -88,6 +94,7 @@ def route(runtime: Runtime, inputs: Any, rule: Rule, score: str) -> Answers:
         out = images[leaving]
         answers.prediction[out], answers.exit[out], answers.score[out] = predicted[leaving], k, value[leaving]
         answers.probabilities[out] = np.exp(log_probabilities[leaving])
+        of_branch = log_probabilities[~leaving]
         if leaving.all() or not leaving.any():
             images = images[~leaving]
             continue

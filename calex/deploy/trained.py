@@ -52,7 +52,8 @@ def cascade_of(results: Path, config: dict[str, Any], points: pl.DataFrame, chos
     path = config["policies"].get(policy.get("path"), {})
     score = job_settings.score_of(method, policy, path)
     assert score is not None
-    scorer = {key: value for key, value in (path or policy).items() if key != "score"}  # whose scores meet the thresholds
+    last = job_settings.last_of(policy, path)
+    scorer = job_settings.without_reading(path or policy)  # whose scores meet the thresholds
     files = [folder / f"exits{k}.npz" for k in range(1, len(measured["taps"]) + 1)]
     validation = exits.read(files, "val", score)
     table = threshold_table.read(folder / f"{chosen['policy']}.thresholds.parquet", len(files), about["classes"])
@@ -79,6 +80,7 @@ def cascade_of(results: Path, config: dict[str, Any], points: pl.DataFrame, chos
             "head": head_for(method["head"], measured["flops"], about["classes"]),
         },
         "score": score,
+        "last": last,
         "costs": {"to_tap": list(costs.to_tap), "head": list(costs.head), "backbone": costs.backbone},
         "made": {
             **{name: chosen[name] for name in ("dataset", "backbone", "method", "variant", "policy", "seed")},

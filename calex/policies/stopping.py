@@ -59,7 +59,7 @@ def thresholds(exits: Exits, parameters: dict[str, np.ndarray], correct: str, **
 
 def rewards(exits: Exits, price: float, correct: str) -> np.ndarray:
     """Compute what each image earns at each exit, (K + 1, N) float64: (1 − x)·1{right} − x·cost."""
-    right = np.vstack([exits.predictions, exits.backbone]) == exits.truth(correct)
+    right = exits.answers == exits.truth(correct)
     cost = exits.costs.by_exit() / exits.costs.backbone
     return (1 - price) * right - price * cost[:, None]
 

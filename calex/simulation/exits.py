@@ -15,6 +15,7 @@ import numpy as np
 from calex.errors import CalexError, suggestion
 from calex.simulation import exits_file
 from calex.simulation.cost import Costs
+from calex.simulation.last import LAST, combined
 from calex.simulation.scores import PART, SCORES, Summary
 from calex.simulation.scores import score as compute_score
 from calex.system.files import npz_names
@@ -53,6 +54,8 @@ class Exits:
         FLOPs of each exit with that score.
     log_probabilities : (K, N, C) float16, optional
         The whole log-softmax of each branch, for policies that read it.
+    last : (N,) int64, optional
+        The class that is answered where no branch answers; without it the backbone's.
     """
 
     predictions: np.ndarray
@@ -62,6 +65,12 @@ class Exits:
     classes: int
     costs: Costs
     log_probabilities: np.ndarray | None = None
+    last: np.ndarray | None = None
+
+    @property
+    def answers(self) -> np.ndarray:
+        """The class that each exit answers, (K + 1, N) int64: of each branch, and of the end."""
+        return np.vstack([self.predictions, self.backbone if self.last is None else self.last])
 
     @property
     def so_far(self) -> SoFar:
@@ -77,6 +86,7 @@ class Exits:
             labels=self.labels[images],
             backbone=self.backbone[images],
             log_probabilities=None if self.log_probabilities is None else self.log_probabilities[:, images],
+            last=None if self.last is None else self.last[images],
         )
 
     def truth(self, correct: str) -> np.ndarray:
@@ -112,7 +122,7 @@ class Predictions:
     flops_backbone: float
 
 
-def read(paths: Sequence[str | Path], split: str, score: str, whole: bool = False) -> Exits:
+def read(paths: Sequence[str | Path], split: str, score: str, whole: bool = False, last: str = "backbone") -> Exits:
     """Read the exits of a cascade over a split, without augmented views (the first one of training images).
 
     Parameters
@@ -125,6 +135,8 @@ def read(paths: Sequence[str | Path], split: str, score: str, whole: bool = Fals
         The score that thresholds are compared with; it decides which part of a head is paid for.
     whole : bool
         Whether to read each branch's whole log-softmax too.
+    last : {"backbone", "combined"}
+        What answers where no branch does, see `calex.simulation.last`.
 
     Returns
     -------
@@ -145,7 +157,12 @@ def read(paths: Sequence[str | Path], split: str, score: str, whole: bool = Fals
     >>> exits.predictions.shape, exits.scores.dtype
     ((3, 400), dtype('float32'))
     """
+    if last not in LAST:
+        raise CalexError(f"last: unknown name '{last}', {suggestion(last, LAST)}")
     exits = read_views(paths, split, score)[0]
+    if last == "combined":
+        both = (read_backbone_log_softmax(paths[0], split), exits_file.log_softmax(paths[-1], split))
+        exits = replace(exits, last=combined(*both).argmax(1))
     return replace(exits, log_probabilities=read_log_softmax(paths, split)) if whole else exits
 
 

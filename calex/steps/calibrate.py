@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--settings",
         type=settings_argument.parse,
         required=True,
-        help='JSON: {"policy": {"name": "cpm", …}, "score", "correct", "folds"}',
+        help='JSON: {"policy": {"name": "cpm", …}, "score", "last", "correct", "folds"}',
     )
     parser.add_argument(
         "--out", type=Path, required=True, help="the thresholds to write (.parquet); the record goes beside them"
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     scorer, scorer_options = chosen.load_scorer()
     over = scorer is not policy
     whole = getattr(scorer, "LOG_SOFTMAX", False)
-    validation = charged(scorer, exits.read(args.exits, "val", chosen["score"], whole), scorer_options)
+    validation = charged(scorer, exits.read(args.exits, "val", chosen["score"], whole, chosen["last"]), scorer_options)
     count, size = chosen["folds"], len(validation.labels)
     if not isinstance(count, int) or not 2 <= count <= size:
         raise CalexError(

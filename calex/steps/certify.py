@@ -60,7 +60,9 @@ def run(args: argparse.Namespace) -> None:
     if not paths:
         raise CalexError(f"{args.folder}: holds no exits1.npz …; run the workflow first")
     whole = getattr(policy, "LOG_SOFTMAX", False)
-    validation, test = (charged(policy, exits.read(paths, split, chosen["score"], whole), options) for split in ("val", "test"))
+    validation, test = (
+        charged(policy, exits.read(paths, split, chosen["score"], whole, chosen["last"]), options) for split in ("val", "test")
+    )
 
     def calibrate(images: exits.Exits) -> Rule:
         return calibrated(policy, images, policy.parameters(**options), chosen["correct"], options)

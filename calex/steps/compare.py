@@ -47,28 +47,29 @@ class CorrectAnswers:
     def __init__(self, results: Path, branches: dict[str, int]) -> None:
         """results: the folder of all results. branches: how many each backbone has."""
         self.results, self.branches = results, branches
-        self.by_exit = cache(self._by_exit)
+        self.of_branches = cache(self._of_branches)
         self.labels: dict[str, np.ndarray] = {}
 
-    def _by_exit(self, cascade: plan.CascadeRun) -> np.ndarray:
-        """(K + 1, N) bool: whether each branch, and then the backbone, answers each test image correctly."""
+    def _of_branches(self, cascade: plan.CascadeRun) -> np.ndarray:
+        """(K, N) bool: whether each branch answers each test image correctly."""
         folder = self.results / cascade.folder
         paths = [folder / f"exits{k}.npz" for k in range(1, self.branches[cascade.backbone] + 1)]
         exits = read_predictions(paths, "test")
         labels = self.labels.setdefault(cascade.backbone, exits.labels)
         if not np.array_equal(labels, exits.labels):
             raise CalexError(f"{paths[0]}: holds other test images than those of other cascades; rerun train-branch")
-        return np.vstack([exits.predictions, exits.backbone]) == labels
+        return exits.predictions == labels
 
     def of(self, point: dict[str, Any]) -> np.ndarray:
         """(N,) bool for a row of `pareto.at_budgets`."""
         cascade = plan.CascadeRun(*(point[name] for name in ("dataset", "backbone", "method", "variant", "seed")))
-        correct = self.by_exit(cascade)
-        images = correct.shape[1]
+        branches = self.of_branches(cascade)
+        images = branches.shape[1]
         path = self.results / cascade.folder / f"{point['policy']}.exits.npz"
-        taken = read_npz(path, ("exit",))["exit"]
+        taken, last = read_npz(path, ("exit", "last")).values()
         if taken.shape[1] != images or point["point"] >= len(taken):
             raise CalexError(f"{path}: exits of {taken.shape[1]} images where {images} are known; rerun evaluate")
+        correct = np.vstack([branches, last == self.labels[cascade.backbone]])
         chosen = correct[taken[point["point"]], np.arange(images)]
         if abs(chosen.mean() - point["test_accuracy"]) > 1e-9:
             raise CalexError(f"{path}: point {point['point']} is not as accurate as the table of points says; rerun evaluate")

@@ -1,5 +1,6 @@
-"""Run the cascade at every operating point: {policy}.points.parquet, and the exit of each image: {policy}.exits.npz.
+"""Run the cascade at every operating point: {policy}.points.parquet, and the exit of each test image: {policy}.exits.npz.
 
+Beside these exits it keeps what is answered where no branch answers, of which the comparison of curves makes answers.
 Thresholds from all validation images are applied to test images, those from the other folds to validation images.
 Without thresholds two bounds are evaluated: policy `oracle`, with which each image leaves at the earliest branch that is right,
 and in further rows policy `clairvoyant`, which knows all outputs of an image but not its label.
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--settings",
         type=settings_argument.parse,
         required=True,
-        help='JSON: {"policy": {"name": "cpm", …}, "score", "correct"}; the oracle needs no policy',
+        help='JSON: {"policy": {"name": "cpm", …}, "score", "last", "correct"}; the oracle needs no policy',
     )
     parser.add_argument(
         "--key",
@@ -75,9 +76,13 @@ def run(args: argparse.Namespace) -> None:
         prices = threshold_table.parameters_as_json({"price": ceiling.PRICES})
         points = pl.concat([table(splits, taken, ["{}"], key), table(splits, seeing, prices, key | {"policy": "clairvoyant"})])
     else:
-        policy, options = settings_argument.with_policy(chosen).load_scorer()
+        chosen = settings_argument.with_policy(chosen)
+        policy, options = chosen.load_scorer()
         whole = getattr(policy, "LOG_SOFTMAX", False)
-        splits = {split: charged(policy, exits.read(args.exits, split, chosen["score"], whole), options) for split in SPLITS}
+        splits = {
+            split: charged(policy, exits.read(args.exits, split, chosen["score"], whole, chosen["last"]), options)
+            for split in SPLITS
+        }
         validation = splits["val"]
         calibrated = threshold_table.read(args.thresholds, len(validation.predictions), validation.classes)
         rule, of_folds = calibrated.rules(policy, options)
@@ -86,7 +91,8 @@ def run(args: argparse.Namespace) -> None:
         points = table(splits, taken, calibrated.parameters, key)
     with replacing(args.out) as partial:
         points.write_parquet(partial)
-    write_npz(args.out.with_name(args.out.name.removesuffix(POINTS) + ".exits.npz"), {"exit": taken["test"]})
+    last = splits["test"].answers[-1].astype(np.min_scalar_type(splits["test"].classes))
+    write_npz(args.out.with_name(args.out.name.removesuffix(POINTS) + ".exits.npz"), {"exit": taken["test"], "last": last})
     cost = points.filter(split="test", policy=key["policy"])["flops_fraction"].to_numpy()
     who = f"{key['method']} {key['policy']} seed {key['seed']}"
     say(f"evaluate {who}: {len(cost)} points, cost {cost.min():.3f} to {cost.max():.3f} of the backbone on test")

@@ -8,7 +8,12 @@ from typing import Any
 
 from calex import recipes
 from calex.errors import CalexError, suggestion
+from calex.simulation.last import LAST
+from calex.simulation.scores import SCORES
 from calex.workflow import plan, slurm
+
+# How a policy reads exits: any policy may say it, none has it as an option. {key: its values}
+READING = {"score": SCORES, "last": LAST}
 
 # {rule: {block of the config: the keys of it that the rule's result depends on}}. A change of a key reruns the rules that list it.
 DEPENDS_ON: dict[str, dict[str, tuple[str, ...]]] = {
@@ -48,11 +53,11 @@ DEPENDS_ON: dict[str, dict[str, tuple[str, ...]]] = {
     "calibrate": {
         "policy": ("policy",),
         "path": ("path",),
-        "score": ("score",),
+        "reading": ("score", "last"),
         "method": ("correct",),
         "evaluation": ("folds",),
     },
-    "evaluate": {"policy": ("policy",), "path": ("path",), "score": ("score",), "method": ("correct",)},
+    "evaluate": {"policy": ("policy",), "path": ("path",), "reading": ("score", "last"), "method": ("correct",)},
     "benchmark": {"benchmarks": ("benchmark", "repeats", "scale")},
 }
 
@@ -78,20 +83,17 @@ def _blocks(config: dict[str, Any], wildcards: Mapping[str, str]) -> dict[str, d
     """The entries that a job's wildcards name, and the blocks that hold for all jobs; None for one that there is not."""
     backbone = config["backbones"].get(wildcards.get("backbone"), {})
     method = config["methods"].get(wildcards.get("method"), {}).get("variants", {}).get(wildcards.get("variant"), {})
-    policy = dict(config["policies"].get(wildcards.get("policy"), {}))
+    policy = config["policies"].get(wildcards.get("policy"), {})
     # The policy over whose operating points this one decides.
-    path = dict(config["policies"].get(policy.get("path"), {}))
-    score = score_of(method, policy, path)
-    for block in (policy, path):
-        block.pop("score", None)
+    path = config["policies"].get(policy.get("path"), {})
     return {
         "dataset": config["datasets"].get(wildcards.get("dataset"), {}),
         "backbone": backbone,
         "given": backbone if backbone.get("checkpoint") or backbone.get("weights") else None,
         "method": method,
-        "policy": {"policy": policy} if policy else None,
-        "path": {"path": path} if path else None,
-        "score": {"score": score},
+        "policy": {"policy": without_reading(policy)} if policy else None,
+        "path": {"path": without_reading(path)} if path else None,
+        "reading": {"score": score_of(method, policy, path), "last": last_of(policy, path)},
         "features": config["features"],
         "exits": config["exits"],
         "evaluation": config["evaluation"],
@@ -102,6 +104,16 @@ def _blocks(config: dict[str, Any], wildcards: Mapping[str, str]) -> dict[str, d
 def score_of(variant: Mapping[str, Any], policy: Mapping[str, Any], path: Mapping[str, Any] | None = None) -> str | None:
     """What thresholds are compared with: a policy, or the one over which it decides, may read another score than the method's."""
     return policy.get("score") or (path or {}).get("score") or variant.get("score")
+
+
+def last_of(policy: Mapping[str, Any], path: Mapping[str, Any] | None = None) -> str:
+    """What answers where no branch does: as a policy says, or the one over which it decides, or the backbone."""
+    return policy.get("last") or (path or {}).get("last") or "backbone"
+
+
+def without_reading(policy: Mapping[str, Any]) -> dict[str, Any]:
+    """The block of a policy's plugin: without what any policy may have, which is no option of its own."""
+    return {key: value for key, value in policy.items() if key not in READING}
 
 
 def methods_that_train(config: dict[str, Any], joint: bool) -> str:

@@ -31,8 +31,8 @@ class PolicySettings(Settings):
 
 
 def with_policy(settings: Settings) -> PolicySettings:
-    """Return the settings with the options of their policies filled in."""
-    chosen = completed(settings, policy="policies")
+    """Return the settings with the options of their policies filled in, and with what answers where no branch does."""
+    chosen = completed(Settings({"last": "backbone"} | settings), policy="policies")
     over = plugins.constants("policies", chosen["policy"]["name"]).get("OVER", False)
     return PolicySettings(completed(chosen, path="policies") if over else chosen)
 
