@@ -88,7 +88,8 @@ class Policy(Protocol):
     def thresholds(self, exits: Exits, parameters: dict[str, np.ndarray], correct: str, **options: Any) -> np.ndarray:
         """(P, K, C) float64: an image leaves at branch k if its score there is at least that of the class it answers.
 
-        −∞ lets every image go, +∞ none. The scores of `exits` are those that the policy makes.
+        −∞ lets every image go, +∞ none. The scores of `exits` are those that the policy makes; `exits.answers` has what is
+        answered at each exit, the end included.
         """
 
 
