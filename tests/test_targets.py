@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ from conftest import examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calex.plugins import complete, load, names, options_of
+from calex.branches.fitting import TrainingJob, depth_of
+from calex.plugins import complete, constants, load, names, options_of
 
 torch.set_num_threads(1)
 
@@ -39,8 +41,9 @@ def kl_by_hand(teacher: list[float], student: list[float], temperature: float) -
 
 
 def losses(name: str, batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor], **options: float) -> torch.Tensor:
+    depth = {"depth": options.pop("depth", 0.25)} if constants("targets", name).get("DEPTH") else {}
     block = complete("targets", {"name": name, **options}, "methods.m.target")
-    return load("targets", name).losses(*batch, **options_of(block))
+    return load("targets", name).losses(*batch, **depth, **options_of(block))
 
 
 @given(batches(), temperatures)
@@ -141,3 +144,39 @@ def test_confident_backbones_do_not_break_distillation():
     loss = losses("kl", (student, certain, torch.tensor([0])), temperature=1.0)
     loss.sum().backward()
     assert loss.item() == pytest.approx(1000) and torch.isfinite(student.grad).all()
+
+
+@given(
+    batches(),
+    temperatures,
+    st.sampled_from([0.0, 0.25, 0.5, 1.0]),
+    st.sampled_from([0.0, 0.3, 1.0]),
+    st.sampled_from([0.0, 0.5]),
+)
+def test_what_fades_is_a_mix_at_each_depth(batch, temperature, depth, first, last):
+    found = losses("fading", batch, depth=depth, first=first, last=last, temperature=temperature)
+    alpha = first * (1 - depth) + last * depth
+    torch.testing.assert_close(found, losses("mix", batch, alpha=alpha, temperature=temperature))
+
+
+def test_depths_are_even_from_the_first_branch_to_the_last():
+    assert [depth_of(k, 4) for k in range(4)] == [0.0, 1 / 3, 2 / 3, 1.0]
+    assert depth_of(0, 1) == 0.0, "an only branch is the first"
+
+
+def test_a_recipe_gives_each_exit_the_loss_of_its_depth():
+    """The three exits' losses, and their sum's mean over images; a branch that trains by itself is told its depth."""
+    draw = torch.Generator().manual_seed(0)
+    logits, teacher = torch.randn(3, 5, 4, generator=draw), torch.randn(5, 4, generator=draw).log_softmax(1)
+    batch = SimpleNamespace(log_softmax=teacher, labels=torch.tensor([0, 1, 2, 3, 0]))
+    block = {"name": "fading", "first": 0.8, "last": 0.2, "temperature": 2.0}
+    job = TrainingJob(None, block, {}, 0, torch.device("cpu"), "", depth=0.5)
+    expected = torch.stack(
+        [
+            losses("mix", (each, teacher, batch.labels), alpha=a, temperature=2.0)
+            for each, a in zip(logits, (0.8, 0.5, 0.2), strict=True)
+        ]
+    )
+    torch.testing.assert_close(job.losses_of_exits()(list(logits), batch), expected)
+    torch.testing.assert_close(job.summed_loss()(list(logits), batch), expected.sum(0).mean())
+    torch.testing.assert_close(job.target_losses()(logits[1], batch), expected[1])

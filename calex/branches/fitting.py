@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,9 @@ from calex.branches.training_step import adamw
 from calex.errors import CalexError
 from calex.simulation.cost import Costs
 from calex.system.progress import say, track
+
+# The loss of logits (B, classes) for a batch: (B,).
+TargetLosses = Callable[[torch.Tensor, Any], torch.Tensor]
 
 
 class Epochs(Protocol):
@@ -52,6 +56,8 @@ class TrainingJob:
         What a confidence learns to predict: that the answer equals the label, or the backbone's.
     costs : Costs or None
         FLOPs of each exit, for recipes that train a whole cascade.
+    depth : float
+        Where a branch that trains by itself sits, 0 for the first and 1 for the last, see `depth_of`.
     """
 
     loader: Any
@@ -63,16 +69,34 @@ class TrainingJob:
     weights: np.ndarray | None = None
     correct: str = "label"
     costs: Costs | None = None
+    depth: float = 0.0
 
-    def target_losses(self) -> Callable[[torch.Tensor, Any], torch.Tensor]:
-        """Give the target's loss of logits (B, classes) for a batch: (B,)."""
-        losses, options = plugins.load("targets", self.target["name"]).losses, plugins.options_of(self.target)
-        return lambda logits, batch: losses(logits, batch.log_softmax, batch.labels, **options)
+    def target_losses(self, depth: float | None = None) -> TargetLosses:
+        """Give the target's loss of a branch's logits (B, classes) for a batch: (B,); without `depth` of the job's branch."""
+        target, options = plugins.load("targets", self.target["name"]), plugins.options_of(self.target)
+        if getattr(target, "DEPTH", False):
+            options["depth"] = self.depth if depth is None else depth
+        return lambda logits, batch: target.losses(logits, batch.log_softmax, batch.labels, **options)
+
+    def losses_of_exits(self) -> Callable[[Iterable[torch.Tensor], Any], torch.Tensor]:
+        """Give the target's losses of all exits' logits, (B, classes) each, for a batch: (exits, B)."""
+        at_depth = cache(self.target_losses)
+
+        def losses(all_logits: Iterable[torch.Tensor], batch: Any) -> torch.Tensor:
+            exits = list(all_logits)
+            return torch.stack([at_depth(depth_of(k, len(exits)))(logits, batch) for k, logits in enumerate(exits)])
+
+        return losses
 
     def summed_loss(self) -> Callable[[Iterable[torch.Tensor], Any], torch.Tensor]:
-        """Give the target's loss of several exits' logits for a batch, summed over exits, mean over images."""
-        losses = self.target_losses()
-        return lambda all_logits, batch: torch.stack([losses(logits, batch) for logits in all_logits]).sum(0).mean()
+        """Give the target's loss of all exits' logits for a batch, summed over exits, mean over images."""
+        losses = self.losses_of_exits()
+        return lambda all_logits, batch: losses(all_logits, batch).sum(0).mean()
+
+
+def depth_of(branch: int, count: int) -> float:
+    """Where a branch, from 0, sits among so many: 0 for the first, 1 for the last, evenly between."""
+    return branch / (count - 1) if count > 1 else 0.0
 
 
 def rate(schedule: str, at: float, epochs: int, milestone: int = 0) -> float:

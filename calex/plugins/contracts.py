@@ -47,10 +47,19 @@ class Head(Protocol):
 
 
 class Target(Protocol):
-    """What a branch learns."""
+    """What a branch learns, wherever it sits."""
 
     def losses(self, logits: torch.Tensor, log_softmax: torch.Tensor, labels: torch.Tensor, **options: Any) -> torch.Tensor:
         """(B,) before weights. logits: (B, C) the branch's. log_softmax: (B, C) the backbone's. labels: (B,) int64."""
+
+
+class TargetByDepth(Protocol):
+    """What a branch learns, which depends on where it sits (`DEPTH = True`)."""
+
+    def losses(
+        self, logits: torch.Tensor, log_softmax: torch.Tensor, labels: torch.Tensor, depth: float, **options: Any
+    ) -> torch.Tensor:
+        """(B,) as of a `Target`. depth: 0 for the first branch, 1 for the last, evenly between."""
 
 
 class Weighting(Protocol):
@@ -144,7 +153,7 @@ class Benchmark(Protocol):
 CONTRACTS: dict[str, tuple[type, str | None, type]] = {
     "datasets": (DatasetSource, None, DatasetSource),
     "heads": (Head, None, Head),
-    "targets": (Target, None, Target),
+    "targets": (Target, "DEPTH", TargetByDepth),
     "weightings": (Weighting, "SEQUENTIAL", SequentialWeighting),
     "policies": (Policy, "OVER", PolicyOver),
     "recipes": (Recipe, "JOINT", JointRecipe),
@@ -184,6 +193,7 @@ CONSTANTS = {
     "SEQUENTIAL": bool,
     "OVER": bool,
     "LOG_SOFTMAX": bool,
+    "DEPTH": bool,
 }
 
 

@@ -100,7 +100,7 @@ def build(
 
 def train(cascade: Branches, job: TrainingJob) -> list[float]:
     """Minimise the weighted sum of losses, and now and then the weighing network's; gives each epoch's mean loss."""
-    losses_of, options = job.target_losses(), dict(job.settings)
+    losses_of_exits, options = job.losses_of_exits(), dict(job.settings)
     names = ("share", "spread", "hidden", "meta_learning_rate", "virtual_rate", "period")
     share, spread, hidden, meta_rate, virtual_rate, period = (options.pop(name) for name in names)
     torch.manual_seed(1000 * job.seed)
@@ -110,7 +110,7 @@ def train(cascade: Branches, job: TrainingJob) -> list[float]:
     batches = 0
 
     def all_losses(outputs: Any, batch: Any) -> torch.Tensor:
-        return torch.stack([losses_of(output.logits, batch) for output in outputs], dim=1)
+        return losses_of_exits([output.logits for output in outputs], batch).T
 
     def learn_weights(taps: list[torch.Tensor], batch: Any) -> None:
         half = len(batch.labels) // 2

@@ -13,7 +13,7 @@ import numpy as np
 
 from calex import plugins
 from calex.branches.branch import Branch, Branches, Classifier, head_for, seed_branch
-from calex.branches.fitting import TrainingJob
+from calex.branches.fitting import TrainingJob, depth_of
 from calex.errors import CalexError
 from calex.features.loader import Loader
 from calex.steps import _branches
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
     )
     job = TrainingJob(
         loader, chosen["target"], options, args.seed, device, f"train-branch {args.branch} seed {args.seed}",
-        weights=weights, correct=chosen["correct"],
+        weights=weights, correct=chosen["correct"], depth=depth_of(number, len(train.layout.taps)),
     )  # fmt: skip
     recipe.train(branch, job)
     _branches.write(Branches([branch]), [number], stores, args.out, device, args.threads, budget, chosen["train_log_softmax"])
