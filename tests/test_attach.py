@@ -160,15 +160,22 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any], reason: str) -> No
 
 
 def test_images_that_are_none_are_refused_and_so_is_the_wrong_order() -> None:
-    attached = calex.attach(trained(), ["one"], classes=CLASSES, size=9, device="cpu", threads=1)
+    options: dict[str, Any] = {"classes": CLASSES, "size": 9, "device": "cpu", "threads": 1}
+    attached = calex.attach(trained(), ["one"], **options)
     with pytest.raises(CalexError, match="call fit"):
         attached.calibrate()
-    for policy, reason in (
-        ({"steps": 9}, "a block with a name"),
-        ({"name": "cpm", "score": "confidence"}, "learnt no confidence"),
+    confident = {"name": "cpm", "score": "confidence"}
+    for one, policy, reason in (
+        (attached, {"steps": 9}, "a block with a name"),
+        (attached, confident, "policy.score: the recipe 'boostnet' gives no score 'confidence'"),
+        (
+            calex.attach(trained(), ["one"], method={"recipe": {"name": "branchwise"}}, **options),
+            confident,
+            "learnt no confidence",
+        ),
     ):
         with pytest.raises(CalexError, match=reason):
-            attached._calibration(policy)
+            one._calibration(policy)
     with pytest.raises(CalexError, match="images must be uint8"):
         attached.fit((TRAIN[0].astype(np.float32), TRAIN[1]), VAL)
     with pytest.raises(CalexError, match="give one size"):

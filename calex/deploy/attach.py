@@ -21,7 +21,7 @@ from calex.branches.branch import built, head_for
 from calex.deploy import pictures
 from calex.deploy.arrays import Data, dataset_of
 from calex.deploy.cascade import Cascade
-from calex.deploy.defaults import METHOD
+from calex.deploy.defaults import METHOD, POLICY
 from calex.deploy.folder import GIVEN, assembled
 from calex.deploy.in_process import Steps
 from calex.deploy.sweep import Wish
@@ -64,7 +64,7 @@ def attach(
         Taps are averaged to at most pool×pool cells; None keeps them whole.
     method : dict, optional
         Blocks and keys of a method as in the config, over the defaults: `recipe`, `head`, `target`, `weighting`, `shared_core`,
-        `score`, `correct`.
+        `score`, `correct`. Without it branches learn as those of `calex_best` in config/config.yaml, for 30 epochs.
     name : str, optional
         By what the network can be built again, torchvision's name or `package.module:function`; without one a saved cascade is
         loaded with a network of the same kind, `calex.load(folder, network=network)`.
@@ -176,7 +176,7 @@ class Attached:
 
     def calibrate(
         self,
-        policy: Mapping[str, Any] | str = "cpm",
+        policy: Mapping[str, Any] | str = POLICY,
         *,
         max_flops: float | None = None,
         min_accuracy: float | None = None,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-# What the branches are and how they learn.
+# What the branches are and how they learn, and which images leave: as `calex_best` of config.yaml, which the studies support.
 METHOD = {
-    "recipe": {"name": "branchwise"}, "head": {"name": "auto"}, "target": {"name": "kl"}, "weighting": {"name": "uniform"},
-    "shared_core": False, "score": "max_softmax", "correct": "label",
+    "recipe": {"name": "boostnet", "learning_rate": 0.01, "weight_decay": 0.0001}, "head": {"name": "auto"},
+    "target": {"name": "fading"}, "weighting": {"name": "uniform"}, "shared_core": False, "score": "max_softmax", "correct": "label",
 }  # fmt: skip
+POLICY = "budgeted"
 # How features are stored.
 CACHING: dict[str, Any] = {
     "views": 1,
