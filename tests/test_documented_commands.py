@@ -26,12 +26,12 @@ EXCEPTED = {
     "python -m calex quote results/benchmarks.md --into results/studies/benchmarks.md": "reads what ten minutes of measuring write",
     **{
         f"python -m calex quote results/pareto_{dataset}.md --into results/studies/{page}.md": "reads what hours write"
-        for dataset, page in itertools.product(("fashion_mnist", "emoji"), ("rivals", "paper", "policies"))
+        for dataset, page in itertools.product(("fashion_mnist", "emoji"), ("rivals", "paper", "policies", "targets"))
     },
     **{
         f"snakemake --cores all results/pareto_emoji.html --configfile config/emoji.yaml config/emoji_{view}.yaml": "reads weights and "
         "pictures that are not here"
-        for view in ("rivals", "paper", "policies")
+        for view in ("rivals", "paper", "policies", "targets")
     },
     **{
         f"snakemake --cores all results/heads_emoji_{study}.html --configfile config/emoji.yaml config/heads.yaml "
@@ -40,7 +40,6 @@ EXCEPTED = {
     },
     "python -m calex subsets results/emoji_taps/lite0_everywhere/auto_head/default/seed0 --budgets 0.7 0.6 0.5 0.4 0.3 0.25 0.2": "reads "
     "what hours write",
-    "python -m calex quote results/pareto_fashion_mnist_factors.md --into results/studies/factors.md": "reads what hours write",
     "python -m calex quote results/heads_fashion_mnist_heads.md --into results/studies/heads.md": "reads what hours write",
     **{
         f"python -m calex quote results/heads_emoji_{study}.md --into results/studies/heads.md": "reads what hours write"
