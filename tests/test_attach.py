@@ -64,10 +64,6 @@ def test_the_documented_script_runs(
             {"name": "risk", "bounds": [0.3], "path": {"name": "global", "score": "entropy", "steps": 9}},
         ),
         ({"recipe": {"name": "branchwise", "epochs": 2}}, {"name": "stopping", "last": "combined"}),
-        (
-            {"recipe": {"name": "branchwise", "epochs": 2}},
-            {"name": "risk", "bounds": [0.3], "path": {"name": "global", "last": "combined", "steps": 9}},
-        ),
     ],
 )
 def test_what_it_answers_is_what_was_measured(method: dict[str, Any], policy: Any, tmp_path: Path) -> None:
@@ -141,6 +137,17 @@ def test_places_for_branches_are_found_by_themselves() -> None:
         calex.attach(three_maps(4), "auto", **options)
 
 
+def test_a_block_of_the_same_plugin_changes_its_keys_alone() -> None:
+    def completed(method: dict[str, Any]) -> dict[str, Any]:
+        return calex.attach(trained(), ["one"], classes=CLASSES, size=9, device="cpu", threads=1, method=method).method
+
+    default = completed({})
+    for block in ({"epochs": 5}, {"name": "boostnet", "epochs": 5}):
+        assert completed({"recipe": block}) == default | {"recipe": default["recipe"] | {"epochs": 5}}
+    assert completed({"recipe": {"name": "branchwise"}})["recipe"]["importance"] == "weigh"
+    assert completed({"target": {"first": 0.1}})["target"]["temperature"] == 4.0
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -167,6 +174,8 @@ def test_images_that_are_none_are_refused_and_so_is_the_wrong_order() -> None:
     confident = {"name": "cpm", "score": "confidence"}
     for one, policy, reason in (
         (attached, {"steps": 9}, "a block with a name"),
+        (attached, {"name": "cats", "last": "combined"}, "policy.last: 'cats' promises something about the backbone's answers"),
+        (attached, {"name": "risk", "path": {"name": "global", "last": "combined"}}, "policy.last: 'risk' promises something"),
         (attached, confident, "policy.score: the recipe 'boostnet' gives no score 'confidence'"),
         (
             calex.attach(trained(), ["one"], method={"recipe": {"name": "branchwise"}}, **options),

@@ -105,6 +105,17 @@ def test_defaults_do_not_touch_the_given_config(tiny_config: dict[str, Any]) -> 
     ("path", "value", "said"),
     [
         ("methodz", {}, "unknown key 'methodz', did you mean 'methods'?"),
+        (
+            "policies.bounded",
+            {"name": "cats", "last": "combined"},
+            "policies.bounded.last: 'cats' promises something about the backbone's answers, so the backbone must answer last",
+        ),
+        (
+            "policies.promise",
+            {"name": "risk", "path": "cpm_full", "last": "combined"},
+            "policies.promise.last: 'risk' promises something",
+        ),
+        ("policies.cpm_full.last", "combine", "policies.cpm_full.last: unknown name 'combine', did you mean 'combined'?"),
         ("methods.calexnet.hed", {"name": "prototype"}, "methods.calexnet: unknown key 'hed', did you mean 'head'?"),
         (
             "methods.calexnet.head.name",

@@ -21,7 +21,10 @@ LARGEST_PICTURE = 512 * 1024
 QUOTED = {
     "results/studies/digits.md": ("pareto_digits.md",),
     "results/studies/rivals.md": ("pareto_fashion_mnist.md", "pareto_emoji.md", "pareto_digits.md"),
-    **{f"results/studies/{page}.md": ("pareto_fashion_mnist.md", "pareto_emoji.md") for page in ("paper", "policies", "targets")},
+    **{
+        f"results/studies/{page}.md": ("pareto_fashion_mnist.md", "pareto_emoji.md")
+        for page in ("paper", "policies", "targets")
+    },
     "results/studies/heads.md": ("heads_fashion_mnist_heads.md", "heads_emoji_heads.md", "heads_emoji_training.md"),
     "results/studies/benchmarks.md": ("benchmarks.md", "sizes.md"),
 }

@@ -222,6 +222,8 @@ def test_files_that_do_not_belong_together_are_refused(evaluated):
     refused(evaluated, "not as accurate as the table of points says; rerun evaluate")
     write_npz(folder / "p.exits.npz", {"exit": taken})
     refused(evaluated, "p.exits.npz: holds no 'last'")
+    write_npz(folder / "p.exits.npz", {"exit": taken, "last": last[:70]})
+    refused(evaluated, "rerun evaluate")
     write_npz(folder / "p.exits.npz", {"exit": taken[:, :70], "last": last})
     refused(evaluated, "p.exits.npz: exits of 70 images where 80 are known")
     branch = dict(np.load(folder / "exits2.npz"))

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calex.branches.fitting import TrainingJob, depth_of
+from calex.errors import CalexError
 from calex.plugins import complete, constants, load, names, options_of
 
 torch.set_num_threads(1)
@@ -180,3 +181,10 @@ def test_a_recipe_gives_each_exit_the_loss_of_its_depth():
     torch.testing.assert_close(job.losses_of_exits()(list(logits), batch), expected)
     torch.testing.assert_close(job.summed_loss()(list(logits), batch), expected.sum(0).mean())
     torch.testing.assert_close(job.target_losses()(logits[1], batch), expected[1])
+
+
+def test_one_loss_for_all_branches_is_refused_where_it_depends_on_depth():
+    job = TrainingJob(None, {"name": "fading"}, {}, 0, torch.device("cpu"), "train-branches seed 0")
+    with pytest.raises(CalexError, match="train-branches seed 0: the target 'fading' depends on where a branch sits"):
+        job.target_losses()
+    TrainingJob(None, {"name": "labels"}, {}, 0, torch.device("cpu"), "").target_losses()

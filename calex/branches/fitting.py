@@ -56,8 +56,8 @@ class TrainingJob:
         What a confidence learns to predict: that the answer equals the label, or the backbone's.
     costs : Costs or None
         FLOPs of each exit, for recipes that train a whole cascade.
-    depth : float
-        Where a branch that trains by itself sits, 0 for the first and 1 for the last, see `depth_of`.
+    depth : float or None
+        Where a branch that trains by itself sits, 0 for the first and 1 for the last, see `depth_of`; None for a cascade.
     """
 
     loader: Any
@@ -69,13 +69,18 @@ class TrainingJob:
     weights: np.ndarray | None = None
     correct: str = "label"
     costs: Costs | None = None
-    depth: float = 0.0
+    depth: float | None = None
 
     def target_losses(self, depth: float | None = None) -> TargetLosses:
         """Give the target's loss of a branch's logits (B, classes) for a batch: (B,); without `depth` of the job's branch."""
         target, options = plugins.load("targets", self.target["name"]), plugins.options_of(self.target)
         if getattr(target, "DEPTH", False):
             options["depth"] = self.depth if depth is None else depth
+            if options["depth"] is None:
+                raise CalexError(
+                    f"{self.label}: the target '{self.target['name']}' depends on where a branch sits, and the recipe asks one loss "
+                    "of all; it should take job.losses_of_exits() or job.summed_loss()"
+                )
         return lambda logits, batch: target.losses(logits, batch.log_softmax, batch.labels, **options)
 
     def losses_of_exits(self) -> Callable[[Iterable[torch.Tensor], Any], torch.Tensor]:

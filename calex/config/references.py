@@ -9,9 +9,10 @@ from typing import Any
 from calex import plugins, recipes
 from calex.backbones import own as own_network
 from calex.errors import CalexError, Faults, suggestion
+from calex.policies import check_last
 from calex.simulation.scores import SCORES
 from calex.workflow import plan
-from calex.workflow.job_settings import READING, without_reading
+from calex.workflow.job_settings import READING, last_of, without_reading
 
 # Which kind of plugin each block of a method names.
 METHOD = {"recipe": "recipes", "head": "heads", "target": "targets", "weighting": "weightings"}
@@ -176,6 +177,7 @@ def _policy(where: str, policy: dict[str, Any], policies: Mapping[str, Any], fau
                 if plugins.exists("policies", each["name"]) and not _decides_over_another(each["name"])
             ]
             _known(options["path"], plain, f"{where}.path")
+        check_last(options["name"], last_of(policy, policies.get(str(options.get("path")), {})), f"{where}.last")
     return {**reading, **options}
 
 

@@ -26,6 +26,7 @@ from calex.deploy.folder import GIVEN, assembled
 from calex.deploy.in_process import Steps
 from calex.deploy.sweep import Wish
 from calex.errors import CalexError
+from calex.policies import check_last
 from calex.simulation import exits
 from calex.simulation.rule import charged
 from calex.workflow import job_settings, settings_argument
@@ -64,7 +65,8 @@ def attach(
         Taps are averaged to at most pool×pool cells; None keeps them whole.
     method : dict, optional
         Blocks and keys of a method as in the config, over the defaults: `recipe`, `head`, `target`, `weighting`, `shared_core`,
-        `score`, `correct`. Without it branches learn as those of `calex_best` in config/config.yaml, for 30 epochs.
+        `score`, `correct`. Without it branches learn as those of `calex_best` in config/config.yaml, for 30 epochs of batches
+        of 128 images. A block without a name, or with the default's, changes the keys that it has.
     name : str, optional
         By what the network can be built again, torchvision's name or `package.module:function`; without one a saved cascade is
         loaded with a network of the same kind, `calex.load(folder, network=network)`.
@@ -87,6 +89,13 @@ def attach(
     ['1']
     """
     return Attached(network, taps, classes, size, normalisation, pool, method, name, folder, device, threads)
+
+
+def _over(default: Any, given: Any) -> Any:
+    """A block that goes over the default one: into it if both are of one plugin, in its place otherwise."""
+    if isinstance(default, dict) and isinstance(given, Mapping) and given.get("name", default["name"]) == default["name"]:
+        return default | dict(given)
+    return given
 
 
 class Attached:
@@ -119,7 +128,7 @@ class Attached:
         unknown = set(method or {}) - set(METHOD)
         if unknown:
             raise CalexError(f"method: unknown key '{min(unknown)}', known: {', '.join(METHOD)}")
-        chosen = settings_argument.Settings(METHOD | dict(method or {}))
+        chosen = settings_argument.Settings(METHOD | {key: _over(METHOD[key], value) for key, value in (method or {}).items()})
         self.method = settings_argument.completed(
             chosen, recipe="recipes", head="heads", target="targets", weighting="weightings"
         )
@@ -187,7 +196,7 @@ class Attached:
         Parameters
         ----------
         policy : str or dict
-            Its name, or its block as in the config: `{"name": "cpm", "score": "margin"}`. The `path` of `risk`, over whose
+            Its name, or its block as in the config: `{"name": "cpm", "score": "margin", "last": "combined"}`. The `path` of `risk`, over whose
             operating points it decides, is such a name or block too.
         max_flops, min_accuracy, max_drop : float, optional
             At which operating point, as in `Cascade.at`; without any, the cheapest that is at most 0.01 less accurate than the
@@ -228,7 +237,9 @@ class Attached:
             raise CalexError(
                 'policy.score: the branches learnt no confidence; give `score: "confidence"` in `method`, then fit again'
             )
-        reading = {"score": score, "last": job_settings.last_of(block, path), "correct": self.method["correct"]}
+        last = job_settings.last_of(block, path)
+        check_last(block["name"], last, "policy.last")
+        reading = {"score": score, "last": last, "correct": self.method["correct"]}
         more = {} if path is None else {"path": job_settings.without_reading(path)}
         return {"policy": job_settings.without_reading(block), **more, **reading, "folds": 5}
 

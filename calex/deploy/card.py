@@ -9,6 +9,9 @@ from scipy.stats import binomtest
 
 from calex.report.formatting import counted, joined, percent, quantity
 
+# What answers where no branch does.
+LAST = {"backbone": "the whole network", "combined": "the whole network and the last branch together"}
+
 
 def card(record: dict[str, Any], folder: Path) -> str:
     """Write the page of a cascade's record; folder: where it is going to lie."""
@@ -17,7 +20,7 @@ def card(record: dict[str, Any], folder: Path) -> str:
         f"# {folder.name}",
         f"{record['network']['name']} with early exits at {joined(record['taps'])}; it tells "
         f"{counted(len(classes), 'class', 'classes')} apart: {', '.join(classes[:20])}{', …' if len(classes) > 20 else ''}.",
-        "An easy image is answered by the first branch that is sure enough of it, a hard one by the whole network.",
+        f"An easy image is answered by the first branch that is sure enough of it, a hard one by {LAST[record['last']]}.",
         "## What it is worth\n",
         "| images | accuracy | [95%] | the network's own | operations of the network |",
         "|---|---|---|---|---|",
@@ -62,7 +65,7 @@ def _exits(record: dict[str, Any]) -> list[str]:
         paid += head
         rows.append(f"| {k + 1} | {tap} | {percent(shares[k], 1)} | {percent((to_tap + paid) / costs['backbone'])} |")
     whole = percent((costs["backbone"] + paid) / costs["backbone"])
-    return [*rows, f"| {len(rows) + 1} | the whole network | {percent(shares[-1], 1)} | {whole} |"]
+    return [*rows, f"| {len(rows) + 1} | {LAST[record['last']]} | {percent(shares[-1], 1)} | {whole} |"]
 
 
 def _facts(record: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -70,8 +73,6 @@ def _facts(record: dict[str, Any]) -> list[tuple[str, Any]]:
     facts = [(name, made[name]) for name in ("dataset", "backbone", "method", "variant", "policy", "seed") if name in made]
     facts += [("recipe", record["method"]["recipe"]["name"]), ("head", record["method"]["head"]["name"])]
     facts += [("score that is compared with thresholds", record["score"])]
-    ends = {"backbone": "the network", "combined": "the network and the last branch together"}
-    facts += [("images that no branch answers are answered by", ends[record["last"]])]
     if picture is not None:
         colour = "grey" if picture["grey"] else "RGB"
         facts += [("pictures are read as", f"{picture['size']}×{picture['size']} {colour}, {picture['fit']}")]

@@ -24,7 +24,7 @@ class Answers(NamedTuple):
     probabilities : (B, C) float32
         Of the exit that answered.
     exit : (B,) int64
-        Where the image left: the branch, from 0; K is the network itself.
+        Where the image left: the branch, from 0; K is the network itself, or with `last: combined` the network and the last branch.
     score : (B,) float32
         Of the exit that answered: the one that is compared with thresholds, or where the network answered and has no such
         score (`confidence`) its largest probability.

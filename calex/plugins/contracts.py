@@ -194,6 +194,7 @@ CONSTANTS = {
     "OVER": bool,
     "LOG_SOFTMAX": bool,
     "DEPTH": bool,
+    "LAST": list | tuple | set,
 }
 
 

@@ -14,6 +14,8 @@ import numpy as np
 from calex.simulation.cascade import ALWAYS, NEVER
 from calex.simulation.exits import Exits
 
+LAST = ["backbone"]
+
 # steps: steps + 1 bounds ε.
 OPTIONS = {"steps": 120}
 RANGES = {"steps": "[1, inf)"}

@@ -27,6 +27,7 @@ from calex.simulation.exits import Exits
 from calex.simulation.rule import Rule
 
 OVER = True
+LAST = ["backbone"]
 
 # path: an entry of `policies`. risk: `drop` of the accuracy, or `disagreement` with the backbone. bounds: each ε.
 # confidence: 1 − δ.

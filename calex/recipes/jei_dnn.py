@@ -108,8 +108,7 @@ def chances(gates: torch.Tensor) -> torch.Tensor:
 def train(cascade: Branches, job: TrainingJob) -> list[float]:
     """Train classifiers and gates in turns; gives each epoch's mean loss, of whichever learnt."""
     assert job.costs is not None
-    losses_of_exits, loss_at_the_end = job.losses_of_exits(), job.target_losses(depth=1.0)
-    options = dict(job.settings)
+    losses_of, options = job.target_losses(), dict(job.settings)
     cost_weight, warmup, period, weighted = (options.pop(name) for name in ("cost_weight", "warmup", "period", "weighted"))
     cost = torch.tensor(job.costs.by_exit() / job.costs.backbone, dtype=torch.float32, device=job.device)
     cascade.to(job.device).train()
@@ -125,12 +124,12 @@ def train(cascade: Branches, job: TrainingJob) -> list[float]:
         nonlocal batches
         turn, batches = batches - warmup * len(job.loader), batches + 1
         outputs = cascade([tap.float() for tap in batch.taps])
-        losses = losses_of_exits([output.logits for output in outputs], batch)
+        losses = torch.stack([losses_of(output.logits, batch) for output in outputs])
         if turn < 0:
             return losses.sum(0).mean()
         gates = torch.stack([output.confidence for output in outputs])
         if turn // period % 2 == 0:
-            everyone = torch.cat([losses, loss_at_the_end(batch.log_softmax, batch)[None]])
+            everyone = torch.cat([losses, losses_of(batch.log_softmax, batch)[None]])
             wanted = gate_targets(everyone, cost, cost_weight)
             return F.binary_cross_entropy_with_logits(gates, wanted, reduction="none").sum(0).mean()
         return ((chances(gates) if weighted else 1) * losses).sum(0).mean()

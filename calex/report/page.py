@@ -37,6 +37,12 @@ def page(points: pl.DataFrame, sections: Sequence[Section], run: dict[str, Any])
     )
 
 
+def bounded(points: pl.DataFrame, run: dict[str, Any]) -> pl.DataFrame:
+    """Keep what the clairvoyant bounds: it knows the backbone's answer at the end, and not the last branch's beside it."""
+    policies = run.get("config", {}).get("policies", {})
+    return points.filter(~pl.col("policy").is_in([name for name, block in policies.items() if block.get("last") == "combined"]))
+
+
 def shown(section: Section, run: dict[str, Any]) -> dict[str, Any]:
     """Return what the template shows of one backbone."""
     methods = deployable(section.points)
@@ -49,7 +55,9 @@ def shown(section: Section, run: dict[str, Any]) -> dict[str, Any]:
         "spec": spec([chart(section.points, section.styles)], background="transparent"),
         "has_oracle": bool((section.points["policy"] == "oracle").any()),
         "has_ceiling": bool((section.points["policy"] == "clairvoyant").any()),
-        "scores": score_table([row for row in run.get("scores", []) if row["backbone"] == section.backbone], section.points),
+        "scores": score_table(
+            [row for row in run.get("scores", []) if row["backbone"] == section.backbone], bounded(section.points, run)
+        ),
         "promises": promise_rows([row for row in run.get("promises", []) if row["backbone"] == section.backbone]),
         "latency": run.get("latency", {}).get(section.backbone),
         "highlighted": highlighted(methods, section.styles),

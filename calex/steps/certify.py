@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from calex.errors import CalexError, suggestion
-from calex.policies import risk
+from calex.policies import check_last, risk
 from calex.simulation import exits
 from calex.simulation.evaluation import measure
 from calex.simulation.rule import Rule, calibrated, charged
@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> None:
         if not 0 < value < 1:
             raise CalexError(f"--{flag}: {value} is not between 0 and 1, both excluded")
     chosen = settings_argument.with_policy(settings_argument.Settings(settings_of(args.folder, args.policy)))
+    check_last("risk", chosen["last"], f"--policy: {args.policy}")
     policy, options = chosen.load_scorer()
     paths = sorted(args.folder.glob("exits[0-9]*.npz"), key=lambda path: int(path.stem.removeprefix("exits")))
     if not paths:

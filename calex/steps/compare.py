@@ -67,7 +67,7 @@ class CorrectAnswers:
         images = branches.shape[1]
         path = self.results / cascade.folder / f"{point['policy']}.exits.npz"
         taken, last = read_npz(path, ("exit", "last")).values()
-        if taken.shape[1] != images or point["point"] >= len(taken):
+        if taken.shape[1] != images or last.shape != (images,) or point["point"] >= len(taken):
             raise CalexError(f"{path}: exits of {taken.shape[1]} images where {images} are known; rerun evaluate")
         correct = np.vstack([branches, last == self.labels[cascade.backbone]])
         chosen = correct[taken[point["point"]], np.arange(images)]

@@ -1,7 +1,8 @@
 """Classify pictures with a cascade: for each file its class, how probable, the exit that answered and its score.
 
 Files and folders of pictures in any format that Pillow reads; of a folder, all pictures below it. A picture that cannot be
-read is told, and the others go on. Exits count from 1; the last one is the whole network.
+read is told, and the others go on. Exits count from 1; the last one is the whole network, of a policy with
+`last: combined` together with the last branch.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class PolicySettings(Settings):
 
 def with_policy(settings: Settings) -> PolicySettings:
     """Return the settings with the options of their policies filled in, and with what answers where no branch does."""
-    chosen = completed(Settings({"last": "backbone"} | settings), policy="policies")
+    chosen = completed(Settings(settings | {"last": settings.get("last") or "backbone"}), policy="policies")
     over = plugins.constants("policies", chosen["policy"]["name"]).get("OVER", False)
     return PolicySettings(completed(chosen, path="policies") if over else chosen)
 
