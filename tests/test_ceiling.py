@@ -14,6 +14,7 @@ from calex.comparison.pareto import deployable
 from calex.report.build import build
 from calex.report.calibrations import promise_rows, rooms, score_table
 from calex.report.chart_data import chart_data
+from calex.report.page import bounded
 from calex.report.styles import curve_styles
 from calex.simulation import cascade, ceiling
 from calex.simulation.evaluation import measure
@@ -88,6 +89,13 @@ def test_the_room_is_what_the_clairvoyant_is_ahead_of_the_best_policy():
     found = rooms(with_clairvoyant(points.filter(pl.col("policy") != "q"), 0.01))
     assert found.keys() == set(TWO) and all(room == pytest.approx(0.01, abs=2e-3) for room in found.values())
     assert rooms(points) == {}
+
+
+def test_what_answers_otherwise_at_the_end_is_not_what_the_clairvoyant_bounds():
+    points = operating_points(TWO, policies=("p", "q"))
+    run = {"config": {"policies": {"p": {"last": None}, "q": {"last": "combined"}}}}
+    assert set(bounded(points, run)["policy"]) == set(points["policy"]) - {"q"} != set(points["policy"])
+    assert bounded(points, {}).equals(points)
 
 
 def test_clairvoyants_are_drawn_and_no_curve_of_a_policy_and_no_choice():

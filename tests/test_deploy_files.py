@@ -25,8 +25,9 @@ from small_cascades import CLASSES, METHODS, Small, made
 import calex
 from calex.__main__ import main
 from calex.deploy import folder as folders
+from calex.deploy.card import card
 from calex.deploy.cascade import Cascade
-from calex.deploy.record import FORMAT, UPGRADES
+from calex.deploy.record import FORMAT, UPGRADES, read_record
 from calex.errors import CalexError
 from calex.system.files import sha256
 
@@ -102,6 +103,9 @@ def test_the_page_says_what_it_is_worth(saved: Path) -> None:
     assert "| validation (200) | 20.0% | 15.0–26.1% | 90.0% | 20% |" in page
     assert "| 4 | the whole network | 25.0% | 108% |" in page
     assert "python -m calex predict" in page and f"format {FORMAT}" in page
+    both = card(read_record(saved) | {"last": "combined"}, saved)
+    assert "a hard one by the whole network and the last branch together." in both
+    assert "| 4 | the whole network and the last branch together | 25.0% | 108% |" in both
 
 
 def rewritten(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:

@@ -294,6 +294,7 @@ def finished_run(folder: Path, val: Exits, test: Exits) -> Path:
     write(cascade, {"val": [val], "test": [test]})
     method = {"policies": ["one", "voting"], "variants": {"default": {"score": "confidence", "correct": "label"}}}
     policies = {"one": {"name": "global", "score": None, "steps": 60}, "voting": {"name": "beem", "score": None}}
+    policies |= {"both": {"name": "global", "score": None, "last": "combined", "steps": 60}}
     described = {"methods": {"m": method}, "policies": policies, "evaluation": {"folds": 5}, "backbones": {}, "datasets": {}}
     (folder / "results/d/run.json").write_text(json.dumps({"config": described}))
     return cascade
@@ -331,6 +332,10 @@ def test_what_cannot_be_certified_is_an_answer_and_what_is_no_run_an_error(tmp_p
     for arguments, said in (
         ([*asked, "--drop", "1.5"], "--drop: 1.5 is not between 0 and 1"),
         (["certify", str(folder), "--policy", "onne", "--drop", "0.1"], "did you mean 'one'?"),
+        (
+            ["certify", str(folder), "--policy", "both", "--drop", "0.1"],
+            "--policy: both: 'risk' promises something about the backbone's",
+        ),
         (["certify", str(tmp_path), "--policy", "one", "--drop", "0.1"], "of a finished run"),
         (["certify", "/", "--policy", "one", "--drop", "0.1"], "of a finished run"),
     ):
