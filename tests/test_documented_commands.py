@@ -38,8 +38,14 @@ EXCEPTED = {
         "config/heads_emoji.yaml": "reads weights and pictures that are not here"
         for study in ("heads", "training")
     },
-    "python -m calex subsets results/emoji_taps/lite0_everywhere/auto_head/default/seed0 --budgets 0.7 0.6 0.5 0.4 0.3 0.25 0.2": "reads "
-    "what hours write",
+    **{
+        f"python -m calex subsets results/{dataset}_taps/{backbone}_everywhere/auto_head/default/seed0 --budgets {budgets}": "reads what "
+        "hours write"
+        for dataset, backbone, budgets in (
+            ("emoji", "lite0", "0.7 0.6 0.5 0.4 0.3 0.25 0.2"),
+            ("fashion_mnist", "resnet18", "0.7 0.5 0.3 0.25 0.2 0.16"),
+        )
+    },
     "python -m calex quote results/heads_fashion_mnist_heads.md --into results/studies/heads.md": "reads what hours write",
     **{
         f"python -m calex quote results/heads_emoji_{study}.md --into results/studies/heads.md": "reads what hours write"
