@@ -107,7 +107,7 @@ def test_stopping_counts_what_is_answered_at_the_end(made, data) -> None:
 
 
 def test_the_steps_calibrate_and_evaluate_it(tmp_path) -> None:
-    """The price of computing being 0, `stopping` finds the best thresholds for what is answered at the end."""
+    """Without a word the backbone answers last; what is kept and measured is what is answered at the end."""
     val, test = random_exits(0, images=150), random_exits(1, images=130)
     paths = written(tmp_path, {"val": val, "test": test})
     found = {}

@@ -12,7 +12,7 @@ from calex.errors import CalexError, Faults, suggestion
 from calex.policies import check_last
 from calex.simulation.scores import SCORES
 from calex.workflow import plan
-from calex.workflow.job_settings import READING, last_of, without_reading
+from calex.workflow.reading import READING, last_of, score_of, without_reading
 
 # Which kind of plugin each block of a method names.
 METHOD = {"recipe": "recipes", "head": "heads", "target": "targets", "weighting": "weightings"}
@@ -129,7 +129,8 @@ def _method(
         with own.gather():
             _known(variant["correct"], ("label", "backbone"), f"{where}.correct")
         if len(own) == before:
-            scores = {name: score_of(policies, name) for name in method["policies"] if name in policies}
+            used = {name: policies[name] for name in method["policies"] if name in policies}
+            scores = {name: score_of({}, policy, policies.get(policy.get("path"))) for name, policy in used.items()}
             _recipe(where, variant, scores, own)
             # Read by nobody, a confidence output is not trained.
             variant["confidence"] = "confidence" in {
@@ -155,11 +156,6 @@ def _recipe(where: str, variant: dict[str, Any], policies: Mapping[str, str | No
                 recipes.check_score(recipe, score, f"{where}.policies: {name}: score")
     with faults.gather():
         recipes.check_weighting(recipe, variant["weighting"]["name"], f"{where}.weighting")
-
-
-def score_of(policies: Mapping[str, Any], name: str) -> str | None:
-    """Return the score that a policy reads in place of the method's: its own, or that of the policy over which it decides."""
-    return policies[name]["score"] or policies.get(policies[name].get("path"), {}).get("score")
 
 
 def _policy(where: str, policy: dict[str, Any], policies: Mapping[str, Any], faults: Faults) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from calex.backbones import build, own, proposal
 from calex.backbones import normalisation as normalising
 from calex.backbones.trace import check_network
 from calex.branches.branch import built, head_for
+from calex.config.layers import merged
 from calex.deploy import pictures
 from calex.deploy.arrays import Data, dataset_of
 from calex.deploy.cascade import Cascade
@@ -29,7 +30,7 @@ from calex.errors import CalexError
 from calex.policies import check_last
 from calex.simulation import exits
 from calex.simulation.rule import charged
-from calex.workflow import job_settings, settings_argument
+from calex.workflow import reading, settings_argument
 
 
 def attach(
@@ -91,13 +92,6 @@ def attach(
     return Attached(network, taps, classes, size, normalisation, pool, method, name, folder, device, threads)
 
 
-def _over(default: Any, given: Any) -> Any:
-    """A block that goes over the default one: into it if both are of one plugin, in its place otherwise."""
-    if isinstance(default, dict) and isinstance(given, Mapping) and given.get("name", default["name"]) == default["name"]:
-        return default | dict(given)
-    return given
-
-
 class Attached:
     """A frozen network with places for branches: `fit` trains them, `calibrate` makes a cascade of them.
 
@@ -128,7 +122,7 @@ class Attached:
         unknown = set(method or {}) - set(METHOD)
         if unknown:
             raise CalexError(f"method: unknown key '{min(unknown)}', known: {', '.join(METHOD)}")
-        chosen = settings_argument.Settings(METHOD | {key: _over(METHOD[key], value) for key, value in (method or {}).items()})
+        chosen = settings_argument.Settings(merged([METHOD, method or {}]))
         self.method = settings_argument.completed(
             chosen, recipe="recipes", head="heads", target="targets", weighting="weightings"
         )
@@ -230,18 +224,18 @@ class Attached:
             over = block.get("path", whole["path"])
             path = {"name": over} if isinstance(over, str) else dict(over)
             block["path"] = path["name"]
-        score = job_settings.score_of(self.method, block, path)
+        score = reading.score_of(self.method, block, path)
         recipes.check_score(self.method["recipe"]["name"], str(score), "policy.score")
         # A recipe that trains all branches at once and gives a confidence always trains it.
         if score == "confidence" and not (self._confidence() or recipes.joint(self.method["recipe"]["name"])):
             raise CalexError(
                 'policy.score: the branches learnt no confidence; give `score: "confidence"` in `method`, then fit again'
             )
-        last = job_settings.last_of(block, path)
+        last = reading.last_of(block, path)
         check_last(block["name"], last, "policy.last")
-        reading = {"score": score, "last": last, "correct": self.method["correct"]}
-        more = {} if path is None else {"path": job_settings.without_reading(path)}
-        return {"policy": job_settings.without_reading(block), **more, **reading, "folds": 5}
+        policies = {"policy": block} | ({} if path is None else {"path": path})
+        plain = {key: reading.without_reading(one) for key, one in policies.items()}
+        return {**plain, "score": score, "last": last, "correct": self.method["correct"], "folds": 5}
 
     def _cascade(self, sweep: Any, point: int, score: str, last: str) -> Cascade:
         assert self.dataset is not None

@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from calex.report.formatting import counted, joined, percent, quantity
 
 # What answers where no branch does.
-LAST = {"backbone": "the whole network", "combined": "the whole network and the last branch together"}
+ANSWERS_LAST = {"backbone": "the whole network", "combined": "the whole network and the last branch together"}
 
 
 def card(record: dict[str, Any], folder: Path) -> str:
@@ -20,7 +20,7 @@ def card(record: dict[str, Any], folder: Path) -> str:
         f"# {folder.name}",
         f"{record['network']['name']} with early exits at {joined(record['taps'])}; it tells "
         f"{counted(len(classes), 'class', 'classes')} apart: {', '.join(classes[:20])}{', …' if len(classes) > 20 else ''}.",
-        f"An easy image is answered by the first branch that is sure enough of it, a hard one by {LAST[record['last']]}.",
+        f"An easy image is answered by the first branch that is sure enough of it, a hard one by {ANSWERS_LAST[record['last']]}.",
         "## What it is worth\n",
         "| images | accuracy | [95%] | the network's own | operations of the network |",
         "|---|---|---|---|---|",
@@ -65,7 +65,7 @@ def _exits(record: dict[str, Any]) -> list[str]:
         paid += head
         rows.append(f"| {k + 1} | {tap} | {percent(shares[k], 1)} | {percent((to_tap + paid) / costs['backbone'])} |")
     whole = percent((costs["backbone"] + paid) / costs["backbone"])
-    return [*rows, f"| {len(rows) + 1} | {LAST[record['last']]} | {percent(shares[-1], 1)} | {whole} |"]
+    return [*rows, f"| {len(rows) + 1} | {ANSWERS_LAST[record['last']]} | {percent(shares[-1], 1)} | {whole} |"]
 
 
 def _facts(record: dict[str, Any]) -> list[tuple[str, Any]]:

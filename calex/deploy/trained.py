@@ -26,7 +26,7 @@ from calex.errors import CalexError
 from calex.simulation import exits, threshold_table
 from calex.simulation.rule import charged
 from calex.system.files import read_json
-from calex.workflow import job_settings, plan
+from calex.workflow import plan, reading
 
 
 def cascade_of(results: Path, config: dict[str, Any], points: pl.DataFrame, chosen: dict[str, Any]) -> Cascade:
@@ -50,10 +50,10 @@ def cascade_of(results: Path, config: dict[str, Any], points: pl.DataFrame, chos
     method = config["methods"][run.method]["variants"][run.variant]
     policy = config["policies"][chosen["policy"]]
     path = config["policies"].get(policy.get("path"), {})
-    score = job_settings.score_of(method, policy, path)
+    score = reading.score_of(method, policy, path)
     assert score is not None
-    last = job_settings.last_of(policy, path)
-    scorer = job_settings.without_reading(path or policy)  # whose scores meet the thresholds
+    last = reading.last_of(policy, path)
+    scorer = reading.without_reading(path or policy)  # whose scores meet the thresholds
     files = [folder / f"exits{k}.npz" for k in range(1, len(measured["taps"]) + 1)]
     validation = exits.read(files, "val", score)
     table = threshold_table.read(folder / f"{chosen['policy']}.thresholds.parquet", len(files), about["classes"])

@@ -1,6 +1,6 @@
 """What answers the images that no branch answers: the backbone as it is, or the backbone and the last branch together.
 
-A branch that learnt from labels errs on other images than the backbone, so that both together are right more often than either.
+A branch that learnt from labels errs on other images than the backbone, so that both together are often right where one is not.
 That costs next to nothing: the last branch has been computed for each image that reaches the end.
 """
 

@@ -20,7 +20,8 @@ import numpy as np
 
 from calex.errors import CalexError
 from calex.simulation import ceiling, crossfit, exits, threshold_table
-from calex.simulation.rule import Rule, calibrated, charged
+from calex.simulation.rule import Rule, calibrated
+from calex.steps import _exits
 from calex.system.files import write_json
 from calex.system.progress import say, warn
 from calex.workflow import settings_argument
@@ -51,8 +52,7 @@ def run(args: argparse.Namespace) -> None:
     policy, options = chosen.load_policy("policy")
     scorer, scorer_options = chosen.load_scorer()
     over = scorer is not policy
-    whole = getattr(scorer, "LOG_SOFTMAX", False)
-    validation = charged(scorer, exits.read(args.exits, "val", chosen["score"], whole, chosen["last"]), scorer_options)
+    validation = _exits.read(args.exits, "val", chosen)
     count, size = chosen["folds"], len(validation.labels)
     if not isinstance(count, int) or not 2 <= count <= size:
         raise CalexError(

@@ -16,7 +16,8 @@ from calex.errors import CalexError, suggestion
 from calex.policies import check_last, risk
 from calex.simulation import exits
 from calex.simulation.evaluation import measure
-from calex.simulation.rule import Rule, calibrated, charged
+from calex.simulation.rule import Rule, calibrated
+from calex.steps import _exits
 from calex.system.files import read_json
 from calex.workflow import job_settings, settings_argument
 
@@ -60,10 +61,7 @@ def run(args: argparse.Namespace) -> None:
     paths = sorted(args.folder.glob("exits[0-9]*.npz"), key=lambda path: int(path.stem.removeprefix("exits")))
     if not paths:
         raise CalexError(f"{args.folder}: holds no exits1.npz …; run the workflow first")
-    whole = getattr(policy, "LOG_SOFTMAX", False)
-    validation, test = (
-        charged(policy, exits.read(paths, split, chosen["score"], whole, chosen["last"]), options) for split in ("val", "test")
-    )
+    validation, test = (_exits.read(paths, split, chosen) for split in ("val", "test"))
 
     def calibrate(images: exits.Exits) -> Rule:
         return calibrated(policy, images, policy.parameters(**options), chosen["correct"], options)

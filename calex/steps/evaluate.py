@@ -18,7 +18,7 @@ import polars as pl
 from calex.errors import CalexError
 from calex.simulation import cascade, ceiling, crossfit, evaluation, exits, threshold_table
 from calex.simulation.points import SCHEMA
-from calex.simulation.rule import charged
+from calex.steps import _exits
 from calex.system.files import read_json, remedy, write_npz
 from calex.system.progress import say
 from calex.system.replacing import replacing
@@ -77,15 +77,10 @@ def run(args: argparse.Namespace) -> None:
         points = pl.concat([table(splits, taken, ["{}"], key), table(splits, seeing, prices, key | {"policy": "clairvoyant"})])
     else:
         chosen = settings_argument.with_policy(chosen)
-        policy, options = chosen.load_scorer()
-        whole = getattr(policy, "LOG_SOFTMAX", False)
-        splits = {
-            split: charged(policy, exits.read(args.exits, split, chosen["score"], whole, chosen["last"]), options)
-            for split in SPLITS
-        }
+        splits = {split: _exits.read(args.exits, split, chosen) for split in SPLITS}
         validation = splits["val"]
         calibrated = threshold_table.read(args.thresholds, len(validation.predictions), validation.classes)
-        rule, of_folds = calibrated.rules(policy, options)
+        rule, of_folds = calibrated.rules(*chosen.load_scorer())
         folds = read_folds(threshold_table.record_beside(args.thresholds), len(validation.labels), len(of_folds))
         taken = {"val": crossfit.leave(validation, folds, of_folds), "test": rule.leave(splits["test"])}
         points = table(splits, taken, calibrated.parameters, key)

@@ -8,12 +8,8 @@ from typing import Any
 
 from calex import recipes
 from calex.errors import CalexError, suggestion
-from calex.simulation.last import LAST
-from calex.simulation.scores import SCORES
 from calex.workflow import plan, slurm
-
-# How a policy reads exits: any policy may say it, none has it as an option. {key: its values}
-READING = {"score": SCORES, "last": LAST}
+from calex.workflow.reading import last_of, score_of, without_reading
 
 # {rule: {block of the config: the keys of it that the rule's result depends on}}. A change of a key reruns the rules that list it.
 DEPENDS_ON: dict[str, dict[str, tuple[str, ...]]] = {
@@ -99,21 +95,6 @@ def _blocks(config: dict[str, Any], wildcards: Mapping[str, str]) -> dict[str, d
         "evaluation": config["evaluation"],
         "benchmarks": config["benchmarks"] | {"benchmark": {"name": wildcards.get("question")}},
     }
-
-
-def score_of(variant: Mapping[str, Any], policy: Mapping[str, Any], path: Mapping[str, Any] | None = None) -> str | None:
-    """What thresholds are compared with: a policy, or the one over which it decides, may read another score than the method's."""
-    return policy.get("score") or (path or {}).get("score") or variant.get("score")
-
-
-def last_of(policy: Mapping[str, Any], path: Mapping[str, Any] | None = None) -> str:
-    """What answers where no branch does: as a policy says, or the one over which it decides, or the backbone."""
-    return policy.get("last") or (path or {}).get("last") or "backbone"
-
-
-def without_reading(policy: Mapping[str, Any]) -> dict[str, Any]:
-    """The block of a policy's plugin: without what any policy may have, which is no option of its own."""
-    return {key: value for key, value in policy.items() if key not in READING}
 
 
 def methods_that_train(config: dict[str, Any], joint: bool) -> str:

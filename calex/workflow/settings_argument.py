@@ -8,6 +8,7 @@ from typing import Any
 
 from calex import plugins
 from calex.errors import CalexError
+from calex.workflow.reading import last_of
 
 
 class Settings(dict[str, Any]):
@@ -32,7 +33,7 @@ class PolicySettings(Settings):
 
 def with_policy(settings: Settings) -> PolicySettings:
     """Return the settings with the options of their policies filled in, and with what answers where no branch does."""
-    chosen = completed(Settings(settings | {"last": settings.get("last") or "backbone"}), policy="policies")
+    chosen = completed(Settings(settings | {"last": last_of(settings)}), policy="policies")
     over = plugins.constants("policies", chosen["policy"]["name"]).get("OVER", False)
     return PolicySettings(completed(chosen, path="policies") if over else chosen)
 
