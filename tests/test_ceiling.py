@@ -107,6 +107,9 @@ def test_clairvoyants_are_drawn_and_no_curve_of_a_policy_and_no_choice():
     assert curve_styles(more).equals(curve_styles(points)) and deployable(more).equals(deployable(points))
     page = build(more, {}).html
     assert "Dotted: the clairvoyant" in page and "Dotted: the clairvoyant" not in build(points, {}).html
+    said = "one with <code>last: combined</code> may"
+    run = {"config": {"policies": {name: {"last": "combined"} for name in deployable(more)["policy"].unique()}}}
+    assert said in build(more, run).html and said not in page
 
 
 def test_scores_are_averaged_over_cascades_and_counted_once_a_cascade():

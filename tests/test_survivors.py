@@ -213,7 +213,7 @@ def test_the_step_warns_when_nobody_survives(tmp_path, capsys):
     everybody = exits([[0] * 6], [[0.9] * 6], [0] * 6, [0] * 6, 2)  # all right: all leave
     found, said = weigh(tmp_path, everybody, [everybody], capsys)
     np.testing.assert_array_equal(found, np.ones((1, 6)))
-    assert "warning: weigh-survivors 2: no training image survives branch 1: all weigh 1" in said
+    assert "warning: weigh-survivors 2: no training image survives the branches before: all weigh 1" in said
 
 
 def test_the_step_warns_when_few_images_carry_the_weights(tmp_path, capsys):

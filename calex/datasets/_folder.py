@@ -141,7 +141,10 @@ def check_level(place: Path) -> None:
         return
     if not below and has_images(place, deep=False):
         meant = whole.parent.parent if whole.parent.name.casefold() in SPLIT_OF else whole.parent
-        raise CalexError(f"{place}: holds images, but no folders of classes; set `folder` to {meant}, if this is a class of it")
+        raise CalexError(
+            f"{place}: holds images, but no folders of classes; put those of each class into {place}/CLASS/, or set `folder` to "
+            f"{meant}, if this is a class of it"
+        )
     if len(holders) == 1 and len(folders(holders[0])) >= 2:
         raise CalexError(f"{place}: the folders of classes lie one level deeper; set `folder` to {holders[0]}")
     content = f"one folder with images, {holders[0].name}" if holders else "no folder with images"

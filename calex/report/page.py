@@ -45,7 +45,7 @@ def bounded(points: pl.DataFrame, run: dict[str, Any]) -> pl.DataFrame:
 
 def shown(section: Section, run: dict[str, Any]) -> dict[str, Any]:
     """Return what the template shows of one backbone."""
-    methods = deployable(section.points)
+    methods, under_the_clairvoyant = deployable(section.points), bounded(section.points, run)
     return {
         "backbone": section.backbone,
         "about": run.get("backbones", {}).get(section.backbone, {}),
@@ -55,8 +55,9 @@ def shown(section: Section, run: dict[str, Any]) -> dict[str, Any]:
         "spec": spec([chart(section.points, section.styles)], background="transparent"),
         "has_oracle": bool((section.points["policy"] == "oracle").any()),
         "has_ceiling": bool((section.points["policy"] == "clairvoyant").any()),
+        "has_combined": len(under_the_clairvoyant) < len(section.points),
         "scores": score_table(
-            [row for row in run.get("scores", []) if row["backbone"] == section.backbone], bounded(section.points, run)
+            [row for row in run.get("scores", []) if row["backbone"] == section.backbone], under_the_clairvoyant
         ),
         "promises": promise_rows([row for row in run.get("promises", []) if row["backbone"] == section.backbone]),
         "latency": run.get("latency", {}).get(section.backbone),

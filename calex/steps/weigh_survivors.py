@@ -48,9 +48,9 @@ def run(args: argparse.Namespace) -> None:
     numbers, warnings = weighting.diagnosis(validation, u, **options) if hasattr(weighting, "diagnosis") else ({}, [])
     worth = effective_sample_size(weights)
     if not u.any():
-        before = "branch 1" if len(args.exits) == 1 else f"branches 1 to {len(args.exits)}"
         warnings.append(
-            f"no training image survives {before}: all weigh 1, as without survivor weights; a lower train_margin keeps more"
+            "no training image survives the branches before: all weigh 1, as without survivor weights; a lower train_margin "
+            "keeps more"
         )
     if worth < FEW * weights.size:
         warnings.append(
