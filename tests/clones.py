@@ -13,19 +13,27 @@ from conftest import REPOSITORY, copied_run
 TINY = REPOSITORY / "tests" / "tiny.yaml"
 
 
+def own_files(pattern: str = "*", repository: Path = REPOSITORY) -> list[str]:
+    """The repository's files: those that git tracks, and new ones in folders of theirs.
+
+    What else lies beside them is the user's: `photos/` and `mine.yaml`, which the README has one make.
+    """
+
+    def listed(*options: str) -> list[str]:
+        command = ["git", "ls-files", "-z", *options]
+        done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True)
+        return [name for name in done.stdout.split("\0") if name and (repository / name).is_file()]  # none that was deleted
+
+    folders = {name.split("/")[0] for name in listed() if "/" in name}
+    new = [name for name in listed("--others", "--exclude-standard", pattern) if name.split("/")[0] in folders]
+    return sorted({*listed(pattern), *new})
+
+
 def clone(folder: Path, config: Path | None = None) -> Path:
-    """A repository of every file that git tracks here, or would after `git add`; with another config in the default's place."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    for name in filter(None, listed.split("\0")):
-        if (REPOSITORY / name).is_file():  # one that was deleted stays in the index until it is committed
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(REPOSITORY / name, folder / name)
+    """A repository of every file of this one; with another config in the default's place."""
+    for name in own_files():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(REPOSITORY / name, folder / name)
     if config is not None:
         shutil.copy(config, folder / "config" / "config.yaml")
     subprocess.run("git init --quiet && git add --all", shell=True, cwd=folder, check=True)

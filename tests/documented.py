@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from clones import own_files
 from conftest import REPOSITORY
 
 from calex.config import merged
@@ -32,11 +32,8 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """Every tracked page, the README first: the others may lean on what it tells a reader to do. History is no instruction."""
-    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
-    found = [
-        REPOSITORY / name for name in listed.split("\n") if name and name != "CHANGELOG.md" and (REPOSITORY / name).is_file()
-    ]
+    """Every page, the README first: the others may lean on what it tells a reader to do. History is no instruction."""
+    found = [REPOSITORY / name for name in own_files("*.md") if name != "CHANGELOG.md"]
     return sorted(found, key=lambda page: (page != REPOSITORY / "README.md", page))
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from clones import own_files
 from conftest import REPOSITORY
 
 from calex.steps import quote
@@ -28,14 +28,6 @@ QUOTED = {
     "results/studies/heads.md": ("heads_fashion_mnist_heads.md", "heads_emoji_heads.md", "heads_emoji_training.md"),
     "results/studies/benchmarks.md": ("benchmarks.md", "sizes.md"),
 }
-
-
-def tracked(pattern: str) -> list[str]:
-    listing = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", pattern],
-        cwd=REPOSITORY, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return [name for name in listing.stdout.split("\0") if name and (REPOSITORY / name).exists()]
 
 
 def unfenced(page: Path) -> str:
@@ -69,7 +61,7 @@ def broken(page: Path) -> list[str]:
 
 
 def test_every_relative_link_and_picture_is_there() -> None:
-    pages = tracked("*.md")
+    pages = own_files("*.md")
     assert {"README.md", "config/README.md", "config/extending.md", "results/README.md", *QUOTED} <= set(pages)
     assert {page: lost for page in pages if (lost := broken(REPOSITORY / page))} == {}
 
@@ -86,7 +78,7 @@ def test_what_is_broken_is_found(tmp_path: Path) -> None:
 
 
 def test_pictures_are_small() -> None:
-    pictures = [*tracked("*.png"), *tracked("*.svg"), *tracked("*.jpg")]
+    pictures = [*own_files("*.png"), *own_files("*.svg"), *own_files("*.jpg")]
     assert len(pictures) >= 2
     assert {name for name in pictures if (REPOSITORY / name).stat().st_size > LARGEST_PICTURE} == set()
 
