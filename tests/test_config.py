@@ -63,8 +63,9 @@ def test_every_method_of_a_study_has_as_many_variants_and_epochs(name: str) -> N
     assert len({recipe["epochs"] for recipe in recipes if recipe["name"] != "e2cm"}) == 1  # which learns nothing
 
 
-def test_a_factor_is_one_changed_option() -> None:
-    full = study("fashion_mnist.yaml", "fashion_mnist_factors.yaml")
+@pytest.mark.parametrize("dataset", ["fashion_mnist", "emoji"])
+def test_a_factor_is_one_changed_option(dataset: str) -> None:
+    full = study(f"{dataset}.yaml", "factors.yaml", f"{dataset}_factors.yaml")
 
     def options(method: str) -> dict[str, Any]:
         (variant,) = full["methods"][method]["variants"].values()
@@ -75,14 +76,17 @@ def test_a_factor_is_one_changed_option() -> None:
             for key, value in (content.items() if isinstance(content, dict) else [("", content)])
         }
 
-    base, *others = full["datasets"]["fashion_mnist"]["methods"]
-    assert base == "calexnet_tuned"
+    base, *others = full["datasets"][dataset]["methods"]
+    assert base == "calexnet_tuned" and full["seeds"] == [0, 1, 2]
     for other in others:
         blocks = {key.split(".")[0] for key, value in (options(other).items() ^ options(base).items())}
         changed = {key for key, value in options(other).items() if options(base).get(key, value) != value}
         # A block of another name has other options: then the name is what changed.
         assert len(blocks) == 1 and (len(changed) == 1 or f"{blocks.pop()}.name" in changed), other
-    # Else the three would not compare.
+
+
+def test_views_and_holdout_compare_with_the_study() -> None:
+    full = study("fashion_mnist.yaml", "factors.yaml", "fashion_mnist_factors.yaml")
     factors, views, holdout = (full["datasets"][f"fashion_mnist{end}"] for end in ("", "_views", "_holdout"))
     study_ = study("fashion_mnist.yaml")["datasets"]["fashion_mnist"]
     for dataset in (factors, views, holdout):
